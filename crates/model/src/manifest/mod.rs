@@ -1,0 +1,333 @@
+//! The manifest: what a user writes to define a workload.
+//!
+//! The types here are the one source: the parser reads into them, the published JSON Schema and the reference page
+//! are generated from them ([`schema`]), and everything that they name is applied by the node. Text becomes a
+//! [`Workload`] through [`read`], which reports every fault at once.
+//!
+//! *Guarantee*: a [`Workload`] that came out of [`read`] obeys every rule of the schema and of [`rules`].
+
+pub mod check;
+pub mod names;
+pub mod read;
+pub mod rules;
+pub mod schema;
+pub mod tree;
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::quantity::{Cpu, Memory};
+
+/// Most containers of one pod: a pod is one application and its helpers.
+pub const MAX_CONTAINERS: usize = 32;
+/// Most environment variables of one container.
+pub const MAX_ENV: usize = 1_000;
+/// Most ports that one container may publish.
+pub const MAX_PORTS: usize = 64;
+/// Most labels on one object.
+pub const MAX_LABELS: usize = 64;
+/// Most instances that one workload, or one request, may ask for.
+pub const MAX_REPLICAS: u32 = 1_000;
+/// Longest grace period: an hour. Longer waits are the application's business.
+pub const MAX_GRACE_SECONDS: u32 = 3_600;
+
+/// A workload: software to run on the cluster, and what it needs. Defining one deploys nothing; instances are
+/// deployed from the definition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Version of this schema.
+    #[serde(default = "default_api_version")]
+    #[schema(default = "v1", max_length = 32)]
+    pub api_version: String,
+    /// What kind of thing the instances are.
+    pub kind: Kind,
+    /// Unique name of the workload among those of its kind.
+    #[schema(format = "name", min_length = 1, max_length = 63)]
+    pub name: String,
+    /// Expected number of replicas. Nothing is deployed by it; `create instance` deploys.
+    #[serde(default = "default_replicas")]
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    pub replicas: u32,
+    /// Labels for people and for selection. They have no effect of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Full specification.
+    pub spec: WorkloadSpec,
+}
+
+/// The kinds of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum Kind {
+    /// Containers that run together and share a network, an address and resource limits.
+    Pod,
+    /// A microVM with a kernel of its own.
+    Function,
+}
+
+impl Kind {
+    /// The kind as the store's keys spell it.
+    #[must_use]
+    pub const fn segment(self) -> &'static str {
+        match self {
+            Self::Pod => "pods",
+            Self::Function => "function",
+        }
+    }
+
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Pod, Self::Function];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, out)
+    }
+}
+
+/// What a workload's instances consist of. A Pod has `containers`, a Function has `function`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadSpec {
+    /// Containers to deploy. Required for a Pod.
+    #[serde(default)]
+    #[schema(max_items = 32)]
+    pub containers: Vec<ContainerSpec>,
+    /// The microVM to deploy. Required for a Function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionSpec>,
+    /// Labels that a node must carry to be considered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// What the whole instance needs and may use; its containers share these limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Seconds between the polite request to end (TERM) and the end by force (KILL).
+    #[serde(default = "default_grace")]
+    #[schema(default = 10, minimum = 0, maximum = 3600)]
+    pub termination_grace_period_seconds: u32,
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerSpec {
+    /// Name, unique in the pod.
+    #[schema(format = "name", min_length = 1, max_length = 63)]
+    pub name: String,
+    /// Image of the container, such as `alpine:latest` or `127.0.0.1:5001/web@sha256:…`. Without a tag, `latest`.
+    #[schema(format = "image", min_length = 1, max_length = 512)]
+    pub image: String,
+    /// Program to run, instead of the image's entrypoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1000, format = "argument")]
+    pub command: Vec<String>,
+    /// Arguments, instead of the image's command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1000, format = "argument")]
+    pub args: Vec<String>,
+    /// Environment, added to the image's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1000)]
+    pub env: Vec<EnvVar>,
+    /// Ports to publish on the node: one object or a list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 64)]
+    pub ports: Vec<PortSpec>,
+    /// Directory to start in, instead of the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = "absolute-path", max_length = 4096)]
+    pub working_dir: Option<String>,
+    /// What this container needs and may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// One environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EnvVar {
+    /// Its name: anything without `=` and NUL.
+    #[schema(format = "env-name", min_length = 1, max_length = 256)]
+    pub name: String,
+    /// Its value.
+    #[schema(format = "argument", max_length = 131072)]
+    #[serde(default)]
+    pub value: String,
+}
+
+/// A port published on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortSpec {
+    /// Port of the node.
+    #[schema(minimum = 1, maximum = 65535)]
+    pub port: u16,
+    /// Port inside the container. Without it, the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub target_port: Option<u16>,
+    /// Protocol.
+    #[serde(default)]
+    #[schema(default = "TCP")]
+    pub protocol: Protocol,
+    /// How the port is exposed. There is one way so far.
+    #[serde(default, rename = "type")]
+    #[schema(default = "NodePort")]
+    pub exposure: ExposureKind,
+    /// Address of the node to publish on. Without it, every address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub host_address: Option<Ipv4Addr>,
+}
+
+impl PortSpec {
+    /// Port inside the container.
+    #[must_use]
+    pub fn target(&self) -> u16 {
+        self.target_port.unwrap_or(self.port)
+    }
+}
+
+/// Transport protocols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    #[serde(rename = "TCP", alias = "tcp")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP", alias = "udp")]
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// Ways to expose a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum ExposureKind {
+    /// A port of the node that the instance runs on.
+    #[default]
+    NodePort,
+}
+
+/// What is needed (requests, for placement) and what may be used (limits, enforced).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What a node must have free. Without it, the limits; without those, a small default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<ResourceList>,
+    /// What may be used at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ResourceList>,
+}
+
+/// Amounts of each resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResourceList {
+    /// Processor time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Processes and threads. Only a limit; a request for them has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4194304)]
+    pub pids: Option<u32>,
+}
+
+/// A microVM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionSpec {
+    /// What runs in it.
+    pub execution: FunctionExecution,
+    /// How it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<FunctionExposure>,
+}
+
+/// What runs in a microVM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FunctionExecution {
+    /// Root file system to use; a URL that the node can reach.
+    #[schema(format = "url", max_length = 2048)]
+    pub rootfs: String,
+}
+
+/// How a microVM is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FunctionExposure {
+    /// Port of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 65535)]
+    pub port: Option<u16>,
+    /// Port inside the microVM.
+    #[serde(default = "default_function_port")]
+    #[schema(default = 8080, minimum = 1, maximum = 65535)]
+    pub target_port: u16,
+    /// How the port is exposed.
+    #[serde(default, rename = "type")]
+    #[schema(default = "NodePort")]
+    pub exposure: ExposureKind,
+}
+
+fn default_api_version() -> String {
+    "v1".to_owned()
+}
+
+const fn default_replicas() -> u32 {
+    1
+}
+
+const fn default_grace() -> u32 {
+    10
+}
+
+const fn default_function_port() -> u16 {
+    8080
+}
+
+/// What one container asks for if its manifest says nothing: enough for a small program, little enough that a
+/// machine of two cores takes 200 of them.
+pub const DEFAULT_REQUEST: (Cpu, Memory) = (Cpu(10), Memory(16 << 20));
+
+impl WorkloadSpec {
+    /// What a node must have free for one instance: the pod's own request, or else the sum over its containers.
+    #[must_use]
+    pub fn requests(&self) -> (Cpu, Memory) {
+        let asked = |resources: Option<&Resources>| {
+            let requests = resources.and_then(|own| own.requests).unwrap_or_default();
+            let limits = resources.and_then(|own| own.limits).unwrap_or_default();
+            (requests.cpu.or(limits.cpu), requests.memory.or(limits.memory))
+        };
+        let count = self.containers.len().max(1);
+        let none = Resources::default();
+        let each = self.containers.iter().map(|container| container.resources.as_ref().unwrap_or(&none));
+        let sum = each.chain(std::iter::repeat(&none)).take(count).fold((0_u64, 0_u64), |(cpu, memory), own| {
+            let (own_cpu, own_memory) = asked(Some(own));
+            (
+                cpu.saturating_add(own_cpu.unwrap_or(DEFAULT_REQUEST.0).0),
+                memory.saturating_add(own_memory.unwrap_or(DEFAULT_REQUEST.1).0),
+            )
+        });
+        let (pod_cpu, pod_memory) = asked(self.resources.as_ref());
+        (pod_cpu.unwrap_or(Cpu(sum.0)), pod_memory.unwrap_or(Memory(sum.1)))
+    }
+
+    /// Every port of the node that one instance publishes.
+    pub fn published(&self) -> impl Iterator<Item = &PortSpec> {
+        self.containers.iter().flat_map(|container| &container.ports)
+    }
+}

@@ -1,0 +1,126 @@
+//! Rules for single strings: names, image references, environment names, URLs.
+//!
+//! The schema refers to them by `format`; [`crate::manifest::check`] applies them wherever that format stands.
+
+/// Longest name: one label of a host name.
+pub const MAX_NAME: usize = 63;
+
+/// A rule for one string: the sentence says what is allowed.
+pub type Rule = fn(&str) -> Result<(), String>;
+
+/// The rule behind a schema `format`, if the format is one of ours.
+#[must_use]
+pub fn rule(format: &str) -> Option<Rule> {
+    Some(match format {
+        "name" => name,
+        "image" => image,
+        "env-name" => env_name,
+        "argument" => argument,
+        "absolute-path" => absolute_path,
+        "url" => url,
+        "ipv4" => ipv4,
+        "cpu" => |text| text.parse::<crate::quantity::Cpu>().map(drop).map_err(|fault| fault.to_string()),
+        "memory" => |text| text.parse::<crate::quantity::Memory>().map(drop).map_err(|fault| fault.to_string()),
+        _ => return None,
+    })
+}
+
+/// A name of a workload, an instance, a container or a node: lower-case letters, digits and `-`, `.`, `_`, `:` inside.
+///
+/// # Errors
+/// The sentence says what is allowed.
+pub fn name(text: &str) -> Result<(), String> {
+    let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let inner = |byte: u8| edge(byte) || matches!(byte, b'-' | b'.' | b'_' | b':');
+    let bytes = text.as_bytes();
+    let whole = (1..=MAX_NAME).contains(&bytes.len())
+        && bytes.iter().copied().all(inner)
+        && bytes.first().copied().is_some_and(edge)
+        && bytes.last().copied().is_some_and(edge)
+        && !text.contains("..");
+    if whole {
+        Ok(())
+    } else {
+        Err(format!(
+            "a name has 1 to {MAX_NAME} lower-case letters, digits, '-', '.', '_' or ':', and starts and ends with a letter or digit"
+        ))
+    }
+}
+
+/// The outer form of an image reference; the node reads it in full.
+fn image(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@+[]".contains(&byte);
+    let starts_well = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
+    let repository = text.split('@').next().unwrap_or(text);
+    let path = repository.split_once('/').map_or(repository, |(_, path)| path);
+    let path = path.rsplit_once(':').map_or(path, |(path, _)| path);
+    if !text.bytes().all(plain) || !starts_well || text.contains("//") || text.contains("..") {
+        return Err("an image is [registry/]name[:tag][@sha256:…], such as alpine:latest".to_owned());
+    }
+    if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err("the name of an image has no capital letters".to_owned());
+    }
+    Ok(())
+}
+
+fn env_name(text: &str) -> Result<(), String> {
+    if text.contains(['=', '\0']) { Err("a variable's name has no '=' and no NUL".to_owned()) } else { Ok(()) }
+}
+
+fn argument(text: &str) -> Result<(), String> {
+    if text.contains('\0') { Err("the kernel takes no NUL in arguments and values".to_owned()) } else { Ok(()) }
+}
+
+fn absolute_path(text: &str) -> Result<(), String> {
+    let inside = !text.split('/').any(|part| part == "..");
+    if text.starts_with('/') && inside && !text.contains('\0') {
+        Ok(())
+    } else {
+        Err("a path starts with '/' and has no '..'".to_owned())
+    }
+}
+
+fn url(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain && !host.is_empty() { Ok(()) } else { Err("a URL is http://host/… or https://host/…".to_owned()) }
+}
+
+fn ipv4(text: &str) -> Result<(), String> {
+    text.parse::<std::net::Ipv4Addr>().map(drop).map_err(|_| "an IPv4 address such as 192.0.2.7".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_old_clients_are_names() {
+        for text in ["web", "a", "my-function", "fn:v0.0.1", "2-distro", "hello_world", "a.b"] {
+            assert_eq!(name(text), Ok(()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_no_names() {
+        let long = "a".repeat(64);
+        let hostile = [
+            "", ".", "..", "../../etc", "/abs", "a b", "-rf", "--help", "a\0", "a\n", "A", "ünï", "%2e", "a.", "it's",
+            "a..b", "%", "\u{202e}", &long,
+        ];
+        for text in hostile {
+            assert!(name(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn image_references_keep_to_the_registry_form() {
+        for text in ["alpine", "alpine:latest", "localhost:5000/a/b:1", "Reg.example/a:Tag", "a@sha256:00", "[::1]:5/a"] {
+            assert_eq!(image(text), Ok(()), "{text:?}");
+        }
+        for text in ["-x", "oci:/etc/../passwd", "http://a/b", "a b", "Alpine", "a/B:1", "a\0", "../a"] {
+            assert!(image(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Nodes: the machines that instances run on.
+//!
+//! The riklet reports what its machine is ([`NodeFacts`]) and how it fares ([`NodeMetrics`]); the scheduler notices
+//! whether it is heard from; the controller keeps the record. Heartbeats and metrics are never stored.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    manifest::Kind,
+    quantity::{Cpu, Memory},
+};
+
+/// Whether a node is heard from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+pub enum NodeStatus {
+    /// Heard from within the last heartbeats; takes instances.
+    Ready,
+    /// Not heard from. What runs there may go on running; nothing new is placed there.
+    Unreachable,
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, out)
+    }
+}
+
+/// What a machine is: reported by its riklet, and only by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFacts {
+    /// Address that other machines reach it by, if known.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Processor architecture, such as `x86_64`.
+    pub architecture: String,
+    /// Operating system, such as `Debian GNU/Linux 12`.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Version of its riklet.
+    pub version: String,
+    /// Layout of its control groups: `v1`, `hybrid` or `v2`.
+    pub cgroups: String,
+    /// Kinds of workload that it can run.
+    pub kinds: Vec<Kind>,
+    /// Labels that its operator gave it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Processor time that instances may request.
+    pub cpu: Cpu,
+    /// Memory that instances may request.
+    pub memory: Memory,
+    /// Most instances that it takes.
+    pub max_instances: u32,
+}
+
+/// A node as the controller records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Unique name; the machine's host name unless given.
+    pub name: String,
+    /// Made by the riklet when its state directory was made: the same name with another uid is another machine.
+    pub uid: String,
+    /// Whether it is heard from.
+    pub status: NodeStatus,
+    /// Since when it has this status.
+    #[schema(value_type = String, format = "date-time")]
+    pub status_since: Timestamp,
+    /// When it was first seen.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+    /// Addresses that its instances get, such as `10.42.1.0/24`.
+    pub pod_subnet: String,
+    /// What the machine is.
+    #[serde(flatten)]
+    pub facts: NodeFacts,
+}
+
+/// How a machine fares, in the documented form. `free` of the processor is in percent, all else in bytes or cores.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeMetrics {
+    /// Processor: `total` cores, `free` percent of them.
+    pub cpu: Gauge,
+    /// Memory in bytes.
+    pub memory: Gauge,
+    /// Disks, by mount point.
+    pub disks: Vec<DiskGauge>,
+}
+
+/// How much there is and how much of it is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Gauge {
+    /// All of it.
+    pub total: f64,
+    /// What is free.
+    pub free: f64,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DiskGauge {
+    /// Its mount point.
+    pub disk_name: String,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes free.
+    pub free: u64,
+}
