@@ -1,0 +1,56 @@
+//! The filters: each looks at one thing, and can say why it refuses.
+
+use model::{
+    Kind,
+    quantity::{Cpu, Memory},
+};
+
+use crate::{Board, Port, Waiting};
+
+/// Why a node cannot take an instance. The order is the order in which the filters look.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Refusal {
+    /// It is not heard from.
+    NotReady,
+    /// It cannot run this kind.
+    Kind(Kind),
+    /// It does not carry this label.
+    Label(String, String),
+    /// It takes no more instances.
+    Full,
+    /// It has too little processor time free: what is free.
+    Cpu(Cpu),
+    /// It has too little memory free: what is free.
+    Memory(Memory),
+    /// This port is published already.
+    Port(model::Protocol, u16),
+}
+
+/// The first filter that refuses `instance` on the node at `index`, if one does.
+pub(crate) fn refusal(board: &Board<'_>, index: usize, instance: &Waiting<'_>) -> Option<Refusal> {
+    let node = &board.nodes[index];
+    let free = board.free[index];
+    if !node.ready {
+        return Some(Refusal::NotReady);
+    }
+    if !node.kinds.contains(&instance.kind) {
+        return Some(Refusal::Kind(instance.kind));
+    }
+    let missing = instance.selector.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
+    if let Some((key, value)) = missing {
+        return Some(Refusal::Label(key.clone(), value.clone()));
+    }
+    if free.instances == 0 {
+        return Some(Refusal::Full);
+    }
+    if free.cpu < instance.cpu {
+        return Some(Refusal::Cpu(free.cpu));
+    }
+    if free.memory < instance.memory {
+        return Some(Refusal::Memory(free.memory));
+    }
+    let clashes = |wanted: &Port| {
+        node.ports.iter().chain(&board.taken[index]).any(|taken| taken.clashes(*wanted))
+    };
+    instance.ports.iter().find(|wanted| clashes(wanted)).map(|port| Refusal::Port(port.protocol, port.port))
+}
