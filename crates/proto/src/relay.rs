@@ -1,0 +1,71 @@
+//! Relayed streams: how a user's request reaches a node that has no listening port.
+//!
+//! ```text
+//!  rikctl ──HTTP──▶ controller ──Link.Relay──▶ scheduler ──ToNode.open──▶ riklet
+//!                       ▲                          ▲                        │
+//!                       └──────── frames ──────────┴──── Session.Relay ─────┘
+//! ```
+//! Frames flow in both directions; each hop holds a few of them at most, so a slow reader slows the writer down.
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked of a node over a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
+pub enum StreamRequest {
+    /// The log of a container, as text lines.
+    Logs {
+        /// Uid of the instance.
+        uid: String,
+        /// Name of the container.
+        container: String,
+        /// Whether to go on as lines are written, until the container has ended.
+        #[serde(default)]
+        follow: bool,
+        /// Only the last so many lines.
+        #[serde(default)]
+        tail: Option<u32>,
+        /// Whether each line starts with the time at which it was written.
+        #[serde(default)]
+        timestamps: bool,
+    },
+    /// The images on the node, as a JSON array of `ImageView`.
+    Images,
+    /// An image archive follows; the answer is a JSON array of the references that were loaded.
+    LoadImage,
+}
+
+/// A piece of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// First frame of the riklet: the stream's id.
+    Open(String),
+    /// First frame of the controller.
+    Request {
+        /// Node that is asked.
+        node: String,
+        /// What is asked.
+        request: StreamRequest,
+    },
+    /// Data, at most [`MAX_DATA_BYTES`].
+    Data(Vec<u8>),
+    /// The sender has no more data.
+    End,
+    /// The stream failed; nothing follows.
+    Failed(RelayFailure),
+}
+
+/// Why a stream failed, as the user is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RelayFailure {
+    /// Stable code, such as `node-unreachable`.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Most bytes of data in one frame.
+pub const MAX_DATA_BYTES: usize = 64 << 10;
+/// Frames that one hop holds: with [`MAX_DATA_BYTES`], half a megabyte for each stream and direction.
+pub const HELD_FRAMES: usize = 8;
