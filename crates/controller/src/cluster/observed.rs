@@ -1,0 +1,150 @@
+//! What comes back from the scheduler and the nodes: bindings, explanations, reports.
+//!
+//! Each is held against the record as it is now; what was decided from an older state is refused and decided again
+//! by whoever decided it.
+
+use model::{
+    Instance, Reason, Status, key,
+    lifecycle::{Accepted, accept},
+};
+use proto::{
+    link::{Binding, Decisions, Unplaced},
+    node::{Ack, Numbered},
+};
+
+use super::{Cluster, ClusterError, MAX_TRIES, to_json};
+
+impl Cluster {
+    /// Records a plan. Returns the uids whose binding was refused because the instance had changed.
+    pub(crate) async fn commit_plan(&self, plan: &Decisions) -> Result<Vec<String>, ClusterError> {
+        if !plan.bindings.is_empty() && self.commit_bindings(plan).await? {
+            self.explain(&plan.unplaced).await?;
+            return Ok(Vec::new());
+        }
+        // Somebody changed one of them: each for itself, so that the others are not held up.
+        let each = plan.bindings.iter().map(async |binding| (binding, self.commit_binding(binding).await));
+        let mut refused = Vec::new();
+        for (binding, bound) in futures::future::join_all(each).await {
+            if !bound? {
+                refused.push(binding.uid.clone());
+            }
+        }
+        self.explain(&plan.unplaced).await?;
+        Ok(refused)
+    }
+
+    /// All bindings in one transaction; false if one of them was refused.
+    async fn commit_bindings(&self, plan: &Decisions) -> Result<bool, ClusterError> {
+        let mut txn = self.txn();
+        for binding in &plan.bindings {
+            let Some(bound) = self.bound(binding) else { return Ok(false) };
+            let value = to_json("an instance", &bound)?;
+            txn = txn.replace(key::instance(binding.kind, &binding.id), binding.revision, value);
+        }
+        Ok(self.commit(txn).await?.is_some())
+    }
+
+    async fn commit_binding(&self, binding: &Binding) -> Result<bool, ClusterError> {
+        let Some(bound) = self.bound(binding) else { return Ok(false) };
+        let value = to_json("an instance", &bound)?;
+        let txn = self.txn().replace(key::instance(binding.kind, &binding.id), binding.revision, value);
+        Ok(self.commit(txn).await?.is_some())
+    }
+
+    /// The instance with its node, if it is still the one that the scheduler decided about.
+    fn bound(&self, binding: &Binding) -> Option<Instance> {
+        let old = self.instance(&binding.id).filter(|old| {
+            old.object.uid == binding.uid
+                && old.revision == binding.revision
+                && old.object.status == Status::Pending
+                && old.object.node.is_none()
+        })?;
+        Some(Instance { node: Some(binding.node.clone()), reason: None, message: None, ..old.object.clone() })
+    }
+
+    /// Records why instances are not placed.
+    async fn explain(&self, unplaced: &[Unplaced]) -> Result<(), ClusterError> {
+        let each = unplaced.iter().map(async |one| {
+            let Some(old) = self.instance(&one.id) else { return Ok(()) };
+            let stale =
+                old.revision != one.revision || old.object.uid != one.uid || old.object.node.is_some();
+            if stale || old.object.message.as_ref() == Some(&one.message) {
+                return Ok(());
+            }
+            let new = Instance {
+                reason: Some(Reason::Unplaceable),
+                message: Some(one.message.clone()),
+                ..old.object.clone()
+            };
+            let txn = self.txn().replace(
+                key::instance(one.kind, &one.id),
+                old.revision,
+                to_json("an instance", &new)?,
+            );
+            self.commit(txn).await.map(drop)
+        });
+        futures::future::join_all(each).await.into_iter().collect()
+    }
+
+    /// Records what a node says. Returns what it need not say again.
+    pub(crate) async fn record_reports(
+        &self,
+        node: &str,
+        reports: &[Numbered],
+    ) -> Result<Vec<Ack>, ClusterError> {
+        let each = reports.iter().map(async |numbered| {
+            self.record_report(node, numbered).await?;
+            Ok(Ack { uid: numbered.report.uid.clone(), sequence: numbered.sequence })
+        });
+        futures::future::join_all(each).await.into_iter().collect()
+    }
+
+    async fn record_report(&self, node: &str, numbered: &Numbered) -> Result<(), ClusterError> {
+        let report = &numbered.report;
+        for _ in 0..MAX_TRIES {
+            // Of an instance that is gone there is nothing to record; the node learns it from what it is assigned.
+            let Some(old) = self.instance(&report.id) else { return Ok(()) };
+            let element = key::instance(old.object.kind, &report.id);
+            let txn = match accept(&old.object, node, report) {
+                Accepted::Unchanged => return Ok(()),
+                Accepted::Refused(why) => {
+                    tracing::debug!(
+                        instance.id = report.id,
+                        node.name = node,
+                        ?why,
+                        "a report was not believed"
+                    );
+                    return Ok(());
+                }
+                Accepted::Changed(new) => {
+                    if new.status != old.object.status {
+                        tell(&new);
+                    }
+                    self.txn().replace(element, old.revision, to_json("an instance", &*new)?)
+                }
+                Accepted::Removed => {
+                    tracing::info!(
+                        instance.id = report.id,
+                        node.name = node,
+                        "nothing of the instance is left"
+                    );
+                    self.txn().remove(element, old.revision)
+                }
+            };
+            if self.commit(txn).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(ClusterError::Contended { tries: MAX_TRIES })
+    }
+}
+
+fn tell(instance: &Instance) {
+    let node = instance.node.as_deref().unwrap_or_default();
+    match (instance.reason, &instance.message) {
+        (Some(reason), Some(message)) => {
+            tracing::info!(instance.id = instance.id, node.name = node, %reason, message, "instance is {}", instance.status);
+        }
+        _ => tracing::info!(instance.id = instance.id, node.name = node, "instance is {}", instance.status),
+    }
+}

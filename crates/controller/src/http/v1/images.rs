@@ -1,0 +1,71 @@
+//! Images on nodes: what is there, and putting one there by hand.
+
+use axum::{Json, body::Body, extract::State};
+use http::{HeaderMap, header};
+use model::api::{ImageView, Page};
+use proto::relay::StreamRequest;
+use serde::de::DeserializeOwned;
+
+use crate::http::{
+    body::{Name, Params},
+    page::{PageParams, cursor, sealed, size},
+    problem::{Code, Refusal},
+    relay,
+    routes::Api,
+};
+
+/// A page of the images on a node, ordered by reference.
+#[utoipa::path(get, path = "/nodes/{name}/images", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node."), PageParams),
+    responses((status = 200, description = "The page.", body = Page<ImageView>)))]
+pub(super) async fn list_images(
+    State(api): State<Api>,
+    Name(name): Name,
+    Params(params): Params<PageParams>,
+) -> Result<Json<Page<ImageView>>, Refusal> {
+    let after = cursor(params.after.as_deref())?;
+    let limit = size(params.limit)?;
+    let revision = api.cluster().overview().revision;
+    let stream = api.cluster().open_stream(&name, StreamRequest::Images).await?;
+    let answer = relay::gather(stream, &name, api.limits()).await?;
+    let mut items: Vec<ImageView> = read(&name, &answer)?;
+    items.sort_by(|one, other| one.reference.cmp(&other.reference));
+    items.retain(|image| after.as_ref().is_none_or(|after| image.reference > *after));
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|last| last.reference.clone());
+    Ok(Json(sealed(Page { items, revision, next })))
+}
+
+/// Types of body that an image archive may be sent as.
+const ARCHIVES: [&str; 4] =
+    ["application/x-tar", "application/octet-stream", "application/gzip", "application/zstd"];
+
+/// Puts an image on a node: an OCI or Docker archive, as `docker save` writes it. The body is passed on as it comes and
+/// may be of any size.
+#[utoipa::path(post, path = "/nodes/{name}/images", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node.")),
+    request_body(content = Vec<u8>, content_type = "application/x-tar", description = "The archive."),
+    responses((status = 200, description = "The references that the image is known by now.", body = Vec<String>)))]
+pub(super) async fn load_image(
+    State(api): State<Api>,
+    Name(name): Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Vec<String>>, Refusal> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !ARCHIVES.iter().any(|archive| kind.eq_ignore_ascii_case(archive)) {
+        return Err(Refusal::new(Code::ContentTypeUnsupported, format!("the Content-Type is {kind:?}"))
+            .hint(format!("send one of {}", ARCHIVES.join(", "))));
+    }
+    let _room = api.admit_upload()?;
+    let stream = api.cluster().open_stream(&name, StreamRequest::LoadImage).await?;
+    let answer = relay::upload(body, stream, &name, api.limits()).await?;
+    read(&name, &answer).map(Json)
+}
+
+fn read<T: DeserializeOwned>(node: &str, answer: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(answer).map_err(|error| {
+        Refusal::new(Code::NodeFailed, format!("the answer of node {node:?} is not understood: {error}"))
+    })
+}

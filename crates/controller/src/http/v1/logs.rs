@@ -1,0 +1,97 @@
+//! The log of a container, as its node sends it.
+
+use axum::{
+    Extension,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::header;
+use model::Instance;
+use proto::relay::StreamRequest;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::flag;
+use crate::{
+    cluster::ClusterError,
+    http::{
+        body::{Name, Params},
+        connections::Client,
+        problem::{Code, Refusal},
+        relay::{self, FirstData},
+        routes::Api,
+    },
+};
+
+/// Which log, and how much of it.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct LogParams {
+    /// Name of the container; needed if there are several.
+    container: Option<String>,
+    /// Whether to go on as lines are written, until the container has ended.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    follow: bool,
+    /// Only the last so many lines.
+    tail: Option<u32>,
+    /// Whether each line starts with the time at which it was written.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    timestamps: bool,
+}
+
+/// The log of a container: what it wrote to standard output and standard error.
+#[utoipa::path(get, path = "/instances/{id}/logs", tag = "instances",
+    params(("id" = String, Path, description = "Id of the instance."), LogParams),
+    responses((status = 200, description = "The lines.", body = String, content_type = "text/plain")))]
+pub(super) async fn get_logs(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Name(id): Name,
+    Params(params): Params<LogParams>,
+) -> Result<Response, Refusal> {
+    let instance = api.cluster().instance(&id).ok_or(ClusterError::InstanceNotFound { id })?;
+    let instance = &instance.object;
+    let container = choose_container(instance, params.container)?;
+    let Some(node) = &instance.node else {
+        return Err(Refusal::new(
+            Code::NotPlaced,
+            format!("instance {:?} has no node yet, so it has no log", instance.id),
+        )
+        .hint(format!("rikctl describe instance {}", instance.id)));
+    };
+    let ticket = api.admit_stream(client)?;
+    let LogParams { follow, tail, timestamps, .. } = params;
+    let request = StreamRequest::Logs { uid: instance.uid.clone(), container, follow, tail, timestamps };
+    let stream = api.cluster().open_stream(node, request).await?;
+    let first = if follow { FirstData::Whenever } else { FirstData::Due };
+    let lines = relay::body(stream, node, first, api.limits()).await?;
+    let body = relay::held(lines, ticket, api.shutdown().clone());
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+fn choose_container(instance: &Instance, asked: Option<String>) -> Result<String, Refusal> {
+    let names: Vec<&str> = instance.spec.containers.iter().map(|container| container.name.as_str()).collect();
+    let all = names.join(", ");
+    match asked {
+        Some(asked) if names.contains(&asked.as_str()) => Ok(asked),
+        Some(asked) => {
+            let detail = format!("instance {:?} has no container {asked:?}; it has {all}", instance.id);
+            Err(Refusal::new(Code::ContainerNotFound, detail))
+        }
+        None => match names.as_slice() {
+            [only] => Ok((*only).to_owned()),
+            [] => Err(Refusal::new(
+                Code::RequestInvalid,
+                format!("instance {:?} has no containers", instance.id),
+            )),
+            _ => Err(Refusal::new(
+                Code::RequestInvalid,
+                format!("instance {:?} has several containers", instance.id),
+            )
+            .hint(format!("name one of them: {all}"))),
+        },
+    }
+}

@@ -1,0 +1,300 @@
+//! The link to the scheduler: state down, plans and reports up.
+//!
+//! ```text
+//!  connected ─▶ hello ─▶ snapshot at revision R, in parts ─▶ every change after R
+//!            ◀─ plans (committed or refused) ─ reports (recorded, acknowledged) ─ nodes seen, heard, lost
+//! ```
+//! One task serves one connection. It never waits for a commit: those run beside it, one at a time for each node, so
+//! that a node's reports are recorded in the order in which they were made, and a busy node delays no other.
+//!
+//! *Guarantee*: losing the connection at any instant loses nothing: whatever was not acknowledged is sent again, and
+//! the snapshot of the next connection replaces whatever the scheduler thought it knew.
+
+pub mod dial;
+
+use std::collections::BTreeMap;
+
+use daemon::chain;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use model::{Instance, Node, Reason, Revision, api::Versioned, key};
+use proto::{
+    PART_BYTES, PROTOCOL,
+    link::{FromController, Placed, ToController},
+    node::{Ack, Numbered},
+};
+use store::{Change, Op, WatchError};
+use tokio::sync::mpsc;
+
+use crate::cluster::{Cluster, ClusterError};
+
+/// A connection to the scheduler.
+#[derive(Debug)]
+pub struct Link {
+    /// Towards the scheduler.
+    pub send: mpsc::Sender<FromController>,
+    /// From the scheduler.
+    pub receive: mpsc::Receiver<ToController>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkEnd {
+    /// The other side closed it, or it broke.
+    #[error("the connection to the scheduler was lost")]
+    Lost,
+    /// The scheduler does not want us.
+    #[error("the scheduler refused this controller: {0}")]
+    Refused(String),
+    /// The store could not be followed.
+    #[error("follow the store for the scheduler")]
+    Watch(#[source] WatchError),
+}
+
+/// What runs beside the task that serves the connection.
+enum Done {
+    Plan { plan: u64, uids: Vec<String>, refused: Result<Vec<String>, ClusterError> },
+    Lane { node: String, answers: Vec<FromController> },
+}
+
+/// Work about one node, in order.
+enum Work {
+    Seen { uid: String, facts: Box<model::node::NodeFacts> },
+    Lost { uid: String },
+    Reports(Vec<Numbered>),
+}
+
+/// Serves one connection until it ends.
+pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
+    let identity = cluster.identity();
+    let hello = FromController::Hello {
+        protocol: PROTOCOL,
+        cluster: identity.cluster.clone(),
+        epoch: identity.epoch,
+    };
+    if link.send.send(hello).await.is_err() {
+        return LinkEnd::Lost;
+    }
+    let (revision, parts) = snapshot(cluster);
+    for part in parts {
+        if link.send.send(part).await.is_err() {
+            return LinkEnd::Lost;
+        }
+    }
+    let mut watch = match cluster.store().watch("", revision).await {
+        Ok(watch) => watch,
+        Err(error) => return LinkEnd::Watch(error),
+    };
+    let mut lanes = Lanes { cluster, waiting: BTreeMap::new(), running: FuturesUnordered::new() };
+    loop {
+        // Both receiving and watching are cancel-safe, and the lanes keep their futures.
+        tokio::select! {
+            biased;
+            Some(done) = lanes.running.next(), if !lanes.running.is_empty() => {
+                for answer in lanes.finished(done) {
+                    if link.send.send(answer).await.is_err() {
+                        return LinkEnd::Lost;
+                    }
+                }
+            }
+            message = link.receive.recv() => match message {
+                None => return LinkEnd::Lost,
+                Some(ToController::Refused(why)) => return LinkEnd::Refused(why),
+                Some(message) => lanes.take(message),
+            },
+            changes = watch.next() => match changes {
+                Ok(changes) => {
+                    for part in parts_of(&changes) {
+                        if let Some(message) = told(part)
+                            && link.send.send(message).await.is_err()
+                        {
+                            return LinkEnd::Lost;
+                        }
+                    }
+                }
+                Err(error) => return LinkEnd::Watch(error),
+            },
+        }
+    }
+}
+
+struct Lanes<'a> {
+    cluster: &'a Cluster,
+    /// What waits behind the work that is running for a node. A node has a lane here while work for it runs.
+    waiting: BTreeMap<String, Vec<Work>>,
+    running: FuturesUnordered<BoxFuture<'a, Done>>,
+}
+
+impl<'a> Lanes<'a> {
+    fn take(&mut self, message: ToController) {
+        let (node, work) = match message {
+            ToController::Plan(plan) => {
+                let cluster = self.cluster;
+                self.running.push(Box::pin(async move {
+                    let uids = plan.bindings.iter().map(|binding| binding.uid.clone()).collect();
+                    Done::Plan { plan: plan.plan, uids, refused: cluster.commit_plan(&plan).await }
+                }));
+                return;
+            }
+            ToController::NodeHeard { name, metrics } => return self.cluster.node_heard(&name, metrics),
+            ToController::NodeSeen { name, uid, facts } => (name, Work::Seen { uid, facts: Box::new(facts) }),
+            ToController::NodeLost { name, uid } => (name, Work::Lost { uid }),
+            ToController::Reports { node, reports } => (node, Work::Reports(reports)),
+            ToController::Refused(_) => return,
+        };
+        match self.waiting.get_mut(&node) {
+            Some(lane) => lane.push(work),
+            None => {
+                self.waiting.insert(node.clone(), Vec::new());
+                self.running.push(Box::pin(run(self.cluster, node, vec![work])));
+            }
+        }
+    }
+
+    fn finished(&mut self, done: Done) -> Vec<FromController> {
+        match done {
+            Done::Plan { plan, refused: Ok(refused), .. } => {
+                vec![FromController::PlanResult { plan, refused }]
+            }
+            Done::Plan { plan, uids, refused: Err(error) } => {
+                tracing::error!(error = chain(&error), "could not record a plan of the scheduler");
+                vec![FromController::PlanResult { plan, refused: uids }]
+            }
+            Done::Lane { node, answers } => {
+                let next = self.waiting.get_mut(&node).map(std::mem::take).unwrap_or_default();
+                if next.is_empty() {
+                    self.waiting.remove(&node);
+                } else {
+                    self.running.push(Box::pin(run(self.cluster, node, next)));
+                }
+                answers
+            }
+        }
+    }
+}
+
+async fn run(cluster: &Cluster, node: String, work: Vec<Work>) -> Done {
+    let mut answers = Vec::new();
+    for item in work {
+        let done = match item {
+            Work::Seen { uid, facts } => match cluster.admit_node(&node, &uid, &facts).await {
+                Ok(crate::cluster::Admission::Admitted) => Ok(()),
+                Ok(crate::cluster::Admission::Refused(message)) => {
+                    answers.push(FromController::NodeRefused { name: node.clone(), uid, message });
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Work::Lost { uid } => cluster.node_lost(&node, &uid).await,
+            Work::Reports(reports) => cluster.record_reports(&node, &reports).await.map(|acks: Vec<Ack>| {
+                answers.push(FromController::Acks { node: node.clone(), acks });
+            }),
+        };
+        if let Err(error) = done {
+            // Not acknowledged, so it is sent again.
+            tracing::error!(node.name = node, error = chain(&error), "could not record what a node said");
+        }
+    }
+    Done::Lane { node, answers }
+}
+
+/// The whole state, cut into parts that fit a message.
+fn snapshot(cluster: &Cluster) -> (Revision, Vec<FromController>) {
+    let state = cluster.mirror().read();
+    let revision = state.revision;
+    let nodes: Vec<Node> = state.nodes.values().map(|node| node.object.clone()).collect();
+    let mut parts: Vec<Vec<Placed>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for instance in state.instances.values() {
+        let size = size_of(&instance.object);
+        if bytes + size > PART_BYTES {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(placed(instance));
+        }
+    }
+    drop(state);
+    let last = parts.len() - 1;
+    let mut nodes = Some(nodes);
+    let parts = parts.into_iter().enumerate().map(|(index, instances)| FromController::Snapshot {
+        revision,
+        more: index < last,
+        nodes: nodes.take().unwrap_or_default(),
+        instances,
+    });
+    (revision, parts.collect())
+}
+
+/// About how many bytes an instance takes on the wire.
+fn size_of(instance: &Instance) -> usize {
+    let containers = instance.spec.containers.iter().map(|container| {
+        let words = container.command.iter().chain(&container.args).map(String::len).sum::<usize>();
+        words + container.env.iter().map(|var| var.name.len() + var.value.len()).sum::<usize>() + 256
+    });
+    512 + containers.sum::<usize>()
+}
+
+fn placed(instance: &Versioned<Instance>) -> Placed {
+    let Versioned { revision, object } = instance;
+    let unplaced = object.message.clone().filter(|_| object.reason == Some(Reason::Unplaceable));
+    Placed {
+        id: object.id.clone(),
+        uid: object.uid.clone(),
+        kind: object.kind,
+        spec: object.spec.clone(),
+        status: object.status,
+        node: object.node.clone(),
+        revision: *revision,
+        unplaced,
+    }
+}
+
+/// The changes of one revision in parts that fit a message each.
+fn parts_of(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+    let size = |change: &Change| match &change.op {
+        Op::Put { value, .. } => value.len(),
+        Op::Delete { .. } => 0,
+    };
+    let mut bytes = 0;
+    changes.chunk_by(move |_, next| {
+        bytes += size(next);
+        let fits = bytes <= PART_BYTES;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    })
+}
+
+/// What the scheduler is told about changes; nothing if they do not concern it.
+fn told(changes: &[Change]) -> Option<FromController> {
+    let revision = changes.last()?.revision;
+    let (mut nodes, mut gone_nodes, mut instances, mut gone_instances) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for change in changes {
+        let is_node = change.key.starts_with(key::NODES);
+        if !is_node && !change.key.starts_with(key::INSTANCES) {
+            continue;
+        }
+        match &change.op {
+            Op::Put { value, .. } if is_node => nodes.extend(serde_json::from_str::<Node>(value)),
+            Op::Put { value, .. } => {
+                let parsed = serde_json::from_str::<Instance>(value);
+                instances
+                    .extend(parsed.map(|object| placed(&Versioned { revision: change.revision, object })));
+            }
+            Op::Delete { .. } if is_node => {
+                gone_nodes.push(change.key.trim_start_matches(key::NODES).to_owned())
+            }
+            Op::Delete { last } => {
+                let parsed = last.as_deref().and_then(|last| serde_json::from_str::<Instance>(last).ok());
+                gone_instances.extend(parsed.map(|object| object.uid));
+            }
+        }
+    }
+    let silent =
+        nodes.is_empty() && gone_nodes.is_empty() && instances.is_empty() && gone_instances.is_empty();
+    (!silent).then_some(FromController::Changes { revision, nodes, gone_nodes, instances, gone_instances })
+}

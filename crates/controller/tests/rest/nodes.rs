@@ -1,0 +1,215 @@
+//! Nodes, and what is relayed to and from them: logs and images.
+
+use insta::assert_snapshot;
+use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure, StreamRequest};
+
+use crate::{
+    bed::{Bed, Scheduler, nodes_of},
+    wire::soon,
+};
+
+fn data(text: &str) -> Frame {
+    Frame::Data(text.as_bytes().to_vec())
+}
+
+fn failed(code: &str) -> Frame {
+    Frame::Failed(RelayFailure { code: code.to_owned(), message: "as asked".to_owned() })
+}
+
+async fn with_instance(bed: &Bed) {
+    bed.web().await;
+    bed.instance("web-1").await;
+    let mut scheduler = Scheduler::connect(bed).await;
+    scheduler.node("n1").await;
+    scheduler.bind("web-1", "n1").await;
+}
+
+#[tokio::test]
+async fn nodes_are_listed_read_and_removed_when_they_are_gone() {
+    let bed = Bed::start().await;
+    let mut scheduler = Scheduler::connect(&bed).await;
+    scheduler.node("n1").await;
+    scheduler.node("n2").await;
+    assert_snapshot!(bed.get("/api/v1/nodes/n1").await, @"");
+    let page = bed.get("/api/v1/nodes?limit=1").await.json();
+    let next = bed.get(&format!("/api/v1/nodes?limit=1&continue={}", page["continue"].as_str().unwrap())).await.json();
+    assert_eq!((&page["items"][0]["name"], &next["items"][0]["name"]), (&"n1".into(), &"n2".into()));
+    assert_eq!(next.get("continue"), None);
+    assert_snapshot!(bed.get("/api/v1/nodes/n3").await, @"");
+    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @"");
+    scheduler.lose("n1").await;
+    assert_eq!(bed.get("/api/v1/nodes/n1").await.json()["status"], "Unreachable");
+    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @"");
+    assert_eq!(bed.delete("/api/v1/nodes/n1").await.code(), "node-not-found");
+}
+
+#[tokio::test]
+async fn a_log_is_passed_on_as_it_comes() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let path = "/api/v1/instances/web-1/logs?follow=true&tail=5&timestamps=true";
+    let mut wire = bed.ask("GET", path).open().await;
+    let end = soon(ends.recv()).await.unwrap();
+    let uid = bed.cluster.instance("web-1").unwrap().object.uid.clone();
+    let expected = StreamRequest::Logs { uid, container: "web".to_owned(), follow: true, tail: Some(5), timestamps: true };
+    assert_eq!(end.request, expected);
+    end.send.send(data("one\n")).await.unwrap();
+    let head = wire.head().await;
+    assert_eq!((head.status, head.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    assert_eq!(wire.chunks_until("one\n").await, "one\n");
+    end.send.send(data("two\n")).await.unwrap();
+    assert_eq!(wire.chunks_until("two\n").await, "two\n");
+    end.send.send(Frame::End).await.unwrap();
+    assert_eq!(wire.chunk().await, None);
+}
+
+#[tokio::test]
+async fn a_followed_log_without_lines_begins_all_the_same() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let mut wire = bed.ask("GET", "/api/v1/instances/web-1/logs?follow").open().await;
+    let end = soon(ends.recv()).await.unwrap();
+    assert_eq!(wire.head().await.status, 200);
+    end.send.send(Frame::End).await.unwrap();
+    assert_eq!(wire.chunk().await, None);
+}
+
+#[tokio::test]
+async fn h_rest_23_the_stream_ends_when_the_client_goes() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let mut wire = bed.ask("GET", "/api/v1/instances/web-1/logs?follow").open().await;
+    let end = soon(ends.recv()).await.unwrap();
+    end.send.send(data("one\n")).await.unwrap();
+    wire.until("one\n").await;
+    drop(wire);
+    soon(end.send.closed()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_slows_the_node_down() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let _wire = bed.ask("GET", "/api/v1/instances/web-1/logs?follow").open().await;
+    let end = soon(ends.recv()).await.unwrap();
+    // Far more than all sockets and channels between here and there hold.
+    let most = (64 << 20) / MAX_DATA_BYTES;
+    let mut sent = 0;
+    while sent < most {
+        let piece = Frame::Data(vec![b'x'; MAX_DATA_BYTES]);
+        let taken = tokio::time::timeout(std::time::Duration::from_millis(500), end.send.send(piece)).await;
+        if taken.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    assert!(sent < most, "everything was taken although nobody reads");
+}
+
+#[tokio::test]
+async fn logs_are_refused_with_a_reason() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let two = r#"{"kind":"Pod","name":"two","spec":{"containers":[{"name":"a","image":"a"},{"name":"b","image":"b"}]}}"#;
+    bed.post("/api/v1/workloads", two).await;
+    bed.post("/api/v1/instances", r#"{"workload":"two","name":"two-1"}"#).await;
+    assert_snapshot!(bed.get("/api/v1/instances/nope/logs").await, @"");
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs").await, @"");
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=..%2F..%2Fetc").await, @"");
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=a").await, @"");
+    assert_snapshot!(bed.get("/api/v1/instances/web-1/logs").await, @"");
+    assert_eq!(bed.get("/api/v1/instances/web-1/logs?tail=-1").await.code(), "parameter-invalid");
+    assert_eq!(bed.get("/api/v1/instances/web-1/logs?folow").await.code(), "parameter-invalid");
+}
+
+#[tokio::test]
+async fn a_node_that_fails_is_told_with_what_it_said() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    for (frame, status, code) in [
+        (Some(failed("container-not-found")), 404, "container-not-found"),
+        (Some(failed("some-new-code")), 502, "node-failed"),
+        (Some(failed("internal")), 502, "node-failed"),
+        (None, 503, "node-unreachable"),
+    ] {
+        let (answer, ()) = tokio::join!(bed.get("/api/v1/instances/web-1/logs"), async {
+            let end = soon(ends.recv()).await.unwrap();
+            if let Some(frame) = frame {
+                end.send.send(frame).await.unwrap();
+            }
+        });
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+    }
+}
+
+#[tokio::test]
+async fn images_are_listed_by_reference() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let image = |reference: &str| {
+        format!(r#"{{"node":"n1","reference":"{reference}","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"}}"#)
+    };
+    let list = format!("[{},{}]", image("b:1"), image("a:1"));
+    let (answer, ()) = tokio::join!(bed.get("/api/v1/nodes/n1/images"), async {
+        let end = soon(ends.recv()).await.unwrap();
+        assert_eq!(end.request, StreamRequest::Images);
+        // In pieces, as a long list comes.
+        end.send.send(data(&list[..10])).await.unwrap();
+        end.send.send(data(&list[10..])).await.unwrap();
+        end.send.send(Frame::End).await.unwrap();
+    });
+    assert_snapshot!(answer, @"");
+    assert_eq!(bed.get("/api/v1/nodes/nope/images").await.code(), "node-not-found");
+    let (answer, ()) = tokio::join!(bed.get("/api/v1/nodes/n1/images"), async {
+        let end = soon(ends.recv()).await.unwrap();
+        end.send.send(data("nonsense")).await.unwrap();
+        end.send.send(Frame::End).await.unwrap();
+    });
+    assert_eq!(answer.code(), "node-failed");
+}
+
+#[tokio::test]
+async fn an_image_is_passed_on_whatever_its_size() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let size = 5 << 20;
+    let archive: Vec<u8> = (0..size).map(|index: u32| index.to_le_bytes()[0]).collect();
+    let load = bed.ask("POST", "/api/v1/nodes/n1/images").json(archive.clone()).with("content-type", "application/x-tar");
+    let (answer, received) = tokio::join!(load.answer(), async {
+        let mut end = soon(ends.recv()).await.unwrap();
+        assert_eq!(end.request, StreamRequest::LoadImage);
+        let mut received = Vec::new();
+        while let Frame::Data(piece) = soon(end.receive.recv()).await.unwrap() {
+            assert!(piece.len() <= MAX_DATA_BYTES);
+            received.extend(piece);
+        }
+        end.send.send(data(r#"["hello:latest"]"#)).await.unwrap();
+        end.send.send(Frame::End).await.unwrap();
+        received
+    });
+    assert_snapshot!(answer, @"");
+    assert!(received == archive, "the archive is not the one that was sent");
+}
+
+#[tokio::test]
+async fn an_image_that_its_node_refuses_is_refused_while_it_is_being_sent() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let load = bed.ask("POST", "/api/v1/nodes/n1/images").json(vec![7; 4 << 20]).with("content-type", "application/x-tar");
+    let (answer, ()) = tokio::join!(load.answer(), async {
+        let mut end = soon(ends.recv()).await.unwrap();
+        assert!(matches!(soon(end.receive.recv()).await, Some(Frame::Data(_))));
+        end.send.send(failed("image-invalid")).await.unwrap();
+    });
+    assert_snapshot!(answer, @"");
+    let text = bed.ask("POST", "/api/v1/nodes/n1/images").json("x").with("content-type", "text/plain").answer().await;
+    assert_snapshot!(text, @"");
+}

@@ -1,0 +1,75 @@
+//! What every long-running binary of RIK does alike: logs, signals, the last words.
+
+use std::{error::Error, io::IsTerminal, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Sends logs to standard output, as the documentation has it: `RUST_LOG` decides what, `default` if it is not set.
+///
+/// A filter that cannot be read is mentioned and replaced by `default`.
+pub fn init_logs(default: &str) {
+    let asked = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let read = asked.as_deref().map(EnvFilter::try_new);
+    let fault = match &read {
+        Some(Err(error)) => Some(error.to_string()),
+        Some(Ok(_)) | None => None,
+    };
+    let filter = read.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(default));
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_target(false).init();
+    if let Some(fault) = fault {
+        tracing::warn!(fault, "RUST_LOG cannot be read; using {default:?}");
+    }
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM. A second one ends the process at once.
+///
+/// # Errors
+/// The kernel takes no handler.
+pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    // Lives as long as the process: there is nobody to wait for it.
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        tracing::info!(signal = name, "shutting down");
+        cancelled.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::warn!("asked a second time: ending at once");
+        std::process::exit(1);
+    });
+    Ok(token)
+}
+
+/// An error with its causes, one sentence.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// Says why a binary ends, on standard error, in the form that all of RIK has. The code is the binary's own.
+#[must_use]
+pub fn last_words(error: &dyn Error, hint: Option<&str>, code: u8) -> ExitCode {
+    eprintln!("error: {}", chain(error));
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(code)
+}

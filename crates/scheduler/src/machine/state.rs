@@ -1,0 +1,183 @@
+//! What the scheduler knows: the controller's state as last told, and who is connected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use model::{Node, Revision, Status};
+use placement::{Port, Room};
+use proto::{Epoch, link::Placed, node::Hello};
+
+use super::Connection;
+
+/// A point in time, as the time that has passed since any fixed instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Duration);
+
+impl Time {
+    /// The time between an earlier point and this one.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The controller's state as last told.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) revision: Revision,
+    pub(crate) records: BTreeMap<String, Node>,
+    pub(crate) instances: BTreeMap<String, Entry>,
+    /// Uids on each node, bound or about to be.
+    pub(crate) on_node: BTreeMap<String, BTreeSet<String>>,
+    /// What those have requested, kept up to date so that a plan need not add it up.
+    pub(crate) used: BTreeMap<String, Room>,
+    /// Waiting instances by age: revision of creation is not known here, so the order in which they were first seen.
+    pub(crate) waiting: BTreeMap<u64, String>,
+    pub(crate) seen: u64,
+    /// Uids that were tried and left out, and need not be tried again until there is more room somewhere.
+    pub(crate) left_out: BTreeSet<String>,
+    /// Whether something has changed that may let a left-out instance in.
+    pub(crate) more_room: bool,
+}
+
+/// An instance.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) placed: Placed,
+    /// Node that a plan gave it, while the controller has not answered.
+    pub(crate) assumed: Option<String>,
+    /// Its place among those that wait.
+    pub(crate) turn: Option<u64>,
+}
+
+impl Entry {
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.placed.node.as_deref().or(self.assumed.as_deref())
+    }
+
+    fn waits(&self) -> bool {
+        self.placed.status == Status::Pending && self.node().is_none()
+    }
+
+    fn holds_resources(&self) -> bool {
+        !matches!(self.placed.status, Status::Failed | Status::Terminated)
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        let (cpu, memory) = self.placed.spec.requests();
+        Room { cpu, memory, instances: 1 }
+    }
+
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port> + '_ {
+        self.placed.spec.published().map(Port::from)
+    }
+}
+
+impl State {
+    /// Takes over what the controller says of an instance. Returns what it said before, if anything.
+    pub(crate) fn upsert(&mut self, placed: Placed) -> Option<Placed> {
+        let uid = placed.uid.clone();
+        let old = self.detach(&uid);
+        let assumed = old.as_ref().and_then(|old| old.assumed.clone()).filter(|_| {
+            // The plan still stands as long as the instance is what it was made from.
+            placed.node.is_none() && old.as_ref().is_some_and(|old| old.placed.revision == placed.revision)
+        });
+        self.attach(Entry { placed, assumed, turn: old.as_ref().and_then(|old| old.turn) });
+        old.map(|old| old.placed)
+    }
+
+    pub(crate) fn remove(&mut self, uid: &str) -> Option<Placed> {
+        let old = self.detach(uid)?;
+        self.left_out.remove(uid);
+        Some(old.placed)
+    }
+
+    /// Notes that a plan gave the instance this node, or that it did not come about.
+    pub(crate) fn assume(&mut self, uid: &str, node: Option<&str>) {
+        if let Some(mut entry) = self.detach(uid) {
+            entry.assumed = node.map(str::to_owned);
+            self.attach(entry);
+        }
+    }
+
+    fn attach(&mut self, mut entry: Entry) {
+        let uid = entry.placed.uid.clone();
+        if let Some(node) = entry.node().map(str::to_owned) {
+            self.on_node.entry(node.clone()).or_default().insert(uid.clone());
+            if entry.holds_resources() {
+                let used = self.used.entry(node).or_default();
+                *used = used.plus(entry.room());
+            }
+        }
+        if entry.waits() {
+            let turn = entry.turn.unwrap_or_else(|| {
+                self.seen += 1;
+                self.seen
+            });
+            entry.turn = Some(turn);
+            self.waiting.insert(turn, uid.clone());
+        } else {
+            self.left_out.remove(&uid);
+        }
+        self.instances.insert(uid, entry);
+    }
+
+    fn detach(&mut self, uid: &str) -> Option<Entry> {
+        let entry = self.instances.remove(uid)?;
+        if let Some(turn) = entry.turn {
+            self.waiting.remove(&turn);
+        }
+        if let Some(node) = entry.node() {
+            if let Some(uids) = self.on_node.get_mut(node) {
+                uids.remove(uid);
+            }
+            if entry.holds_resources()
+                && let Some(used) = self.used.get_mut(node)
+            {
+                *used = used.without(entry.room());
+                self.more_room = true;
+            }
+        }
+        Some(entry)
+    }
+
+    /// The instances that are bound to a node, as the controller has recorded it.
+    pub(crate) fn assigned(&self, node: &str) -> impl Iterator<Item = &Placed> {
+        let uids = self.on_node.get(node).into_iter().flatten();
+        uids.filter_map(|uid| self.instances.get(uid)).map(|entry| &entry.placed).filter(|placed| placed.node.is_some())
+    }
+}
+
+/// A node: connected, recorded, or both (the record is in [`State`]).
+#[derive(Debug, Default)]
+pub(crate) struct NodeEntry {
+    pub(crate) session: Option<Session>,
+    /// When it was last heard from, or when we began to listen.
+    pub(crate) heard: Time,
+    /// When the controller was last told that it is there or lost.
+    pub(crate) told: Option<Time>,
+}
+
+/// A riklet's connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    pub(crate) hello: Hello,
+    pub(crate) heard: Time,
+    /// Whether it has been welcomed: only then it is assigned anything.
+    pub(crate) welcome: bool,
+}
+
+/// The controller's connection.
+#[derive(Debug)]
+pub(crate) struct LinkEntry {
+    pub(crate) connection: Connection,
+    pub(crate) cluster: String,
+    pub(crate) epoch: Epoch,
+    /// Whether the whole snapshot has arrived.
+    pub(crate) synced: bool,
+    /// The parts of the snapshot so far.
+    pub(crate) parts: (Vec<Node>, Vec<Placed>),
+}

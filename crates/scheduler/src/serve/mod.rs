@@ -1,0 +1,107 @@
+//! The scheduler on the network: two gRPC services around one [`engine`].
+//!
+//! A connection is two halves: what arrives is handed to the engine, what the engine says waits in a bounded queue.
+//! If that queue is full, the peer cannot keep up, and the connection is closed: the next one begins with everything.
+
+pub mod engine;
+mod relay;
+mod services;
+
+use std::net::SocketAddr;
+
+use proto::{
+    MAX_MESSAGE_BYTES, MAX_STREAMS,
+    channel::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+    wire::{link_server::LinkServer, session_server::SessionServer},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use engine::Engine;
+use relay::Hub;
+use services::{Controllers, Workers};
+
+/// Where the scheduler listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// For riklets.
+    pub workers: SocketAddr,
+    /// For controllers.
+    pub controllers: SocketAddr,
+}
+
+/// The scheduler could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A port could not be bound.
+    #[error("could not listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Serving failed.
+    #[error("could not serve {who}")]
+    Serve {
+        /// Whom.
+        who: &'static str,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Runs the scheduler until `shutdown`.
+///
+/// # Errors
+/// A port could not be bound, or serving failed.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ServeError> {
+    let workers = bind(config.workers).await?;
+    let controllers = bind(config.controllers).await?;
+    warn_if_open(config.workers, "nodes");
+    warn_if_open(config.controllers, "controllers");
+    let (engine, handle) = Engine::new();
+    let hub = Hub::default();
+    let sessions = SessionServer::new(Workers::new(handle.clone(), hub.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let links = LinkServer::new(Controllers::new(handle, hub)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    tracing::info!(workers = %config.workers, controllers = %config.controllers, "the scheduler is ready");
+    let served = tokio::select! {
+        served = server().add_service(sessions).serve_with_incoming(TcpListenerStream::new(workers)) => {
+            served.map_err(|source| ServeError::Serve { who: "nodes", source })
+        }
+        served = server().add_service(links).serve_with_incoming(TcpListenerStream::new(controllers)) => {
+            served.map_err(|source| ServeError::Serve { who: "controllers", source })
+        }
+        () = engine.run() => Ok(()),
+        () = shutdown.cancelled() => Ok(()),
+    };
+    // Nothing is lost by ending at once: peers connect again and say everything again.
+    served
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(MAX_STREAMS)
+        .tcp_nodelay(true)
+}
+
+/// Until there is authentication, whoever reaches the ports is believed; that must be said.
+fn warn_if_open(address: SocketAddr, who: &str) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "the port for {who} has no authentication yet: everybody who reaches it is taken for one of them"
+        );
+    }
+}
