@@ -215,9 +215,8 @@ impl World {
         let id = ids[self.random.usize(..ids.len())].clone();
         let deleted = cluster.delete_instance(&id, Deletion::Graceful, None).await;
         self.history.note(format_args!("deletion of {id}: {}", outcome(&deleted)));
-        if deleted.is_ok() {
-            self.ledger.deleted(&id);
-        }
+        // Not acknowledged may still have been done.
+        if deleted.is_ok() { self.ledger.deleted(&id) } else { self.ledger.doubtful(&id) }
     }
 
     async fn ask_for_workload_deletion(&mut self) {
@@ -384,7 +383,7 @@ async fn keep_session(agent: &mut agent::Agent, mut schedulers: watch::Receiver<
                 let Some(proto::node::FromNode::Hello(hello)) = first.recv().await else { return };
                 let Ok(connected) = handle.node_connected(hello).await else { return };
                 let (arriving, mut arrived) = mpsc::channel(HELD);
-                carry(&mut wires, fate.clone(), first, arriving, |message| again::<_, wire::FromNode>(message));
+                carry(&mut wires, fate.clone(), first, arriving, again::<_, wire::FromNode>);
                 carry(&mut wires, fate.clone(), connected.outgoing, to_agent, |message| {
                     again::<_, wire::ToNode>(message)
                 });

@@ -1,0 +1,45 @@
+//! Images of containers: from a registry or an archive, verified, unpacked once, shared by all who run them.
+//!
+//! ```text
+//! Reference ─▶ ImageStore::ensure ─▶ registry ─▶ document ─▶ unpack ─┐
+//! archive   ─▶ ImageStore::load   ─▶ spool    ─▶ document ─▶ unpack ─┴▶ layers/ + list ─▶ Image
+//! Image     ─▶ ImageStore::mount_rootfs ─▶ overlay of the layers and a writable one
+//! ```
+//!
+//! *Guarantees*: an [`Image`] is complete and is what its digests say; an image, however hostile, touches nothing
+//! outside of its own directory and stays within the bounds of `limits`; a crash or power loss at any moment leaves the
+//! images that were there, and nothing that must be cleaned by hand.
+//!
+//! *Assumptions*: the caller is root on Linux with `openat2` (5.6) and overlay mounts; one process has the store.
+//!
+//! *Not here*: logins at registries; running anything; names of users in images; building images beyond
+//! [`archive::pack`].
+
+pub mod archive;
+mod config;
+mod digest;
+mod document;
+mod flight;
+mod image;
+mod index;
+mod limits;
+mod load;
+mod overlay;
+mod pull;
+mod reference;
+mod registry;
+mod removal;
+mod snapshot;
+mod spool;
+mod store;
+mod unpack;
+
+pub use config::{ConfigError, RegistryConfig};
+pub use digest::{Digest, DigestError};
+pub use document::{DocumentError, ImageConfig};
+pub use image::{Image, ImageSummary, LoadError, Progress, PullError, RemoveError, StoreError};
+pub use reference::{Reference, ReferenceError, ReferenceFault};
+pub use registry::RegistryError;
+pub use snapshot::{SnapshotError, check_rootfs};
+pub use store::ImageStore;
+pub use unpack::{NameFault, UnpackError};

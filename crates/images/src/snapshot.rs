@@ -1,0 +1,300 @@
+//! Root filesystems: an overlay of an image's shared layers and a writable one, for each container its own.
+//!
+//! Below a directory of the caller: `upper` and `work` are the writable layer, `rootfs` is where it is mounted. Layers
+//! are never written to, so any number of root filesystems share them. The writable layer lives as long as the mount:
+//! it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
+//!
+//! A lease on disk says which directory stands on which image, so that a restarted agent still refuses to remove it.
+//!
+//! *Guarantees*: /dev, /proc, /sys and /etc of a mounted root filesystem are real directories; device nodes on it are
+//! inert; unmounting twice is fine.
+//!
+//! *Not here*: what is mounted below the root filesystem; `no_new_privs`, which makes setuid programs inert.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, chmodat, mkdirat, open, statat, statx,
+};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use serde::{Deserialize, Serialize};
+
+use crate::index::write_whole;
+use crate::overlay::{MountFault, Overlay};
+use crate::removal::remove_tree;
+use crate::store::{ImageStore, Inner};
+use crate::{Digest, Image, Reference, StoreError};
+
+/// Directories that a container's start mounts over or writes below: as links they would lead elsewhere.
+const REAL_DIRECTORIES: [&str; 4] = ["dev", "proc", "sys", "etc"];
+/// Mounts on top of each other that one unmounting takes away: there is one, unless a crash came between.
+const STACKED_MOUNTS_MAX: usize = 8;
+
+/// Why a root filesystem could not be made or taken away.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// There is one already.
+    #[error("a root filesystem is mounted at {path:?} already")]
+    AlreadyMounted {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The image was removed meanwhile.
+    #[error("image {reference} was removed")]
+    ImageGone {
+        /// Which image.
+        reference: Reference,
+    },
+    /// The image's layout would lead mounts astray.
+    #[error("the image has {found} at /{name}, which must be a directory")]
+    NotADirectory {
+        /// Name in the root.
+        name: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The kernel refused the overlay.
+    #[error("cannot mount the overlay at {path:?}{}", reason_text(.reason))]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says beyond its error number; may be empty.
+        reason: String,
+        /// The kernel's error.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A directory or file could not be prepared or removed.
+    #[error("cannot {doing} {path:?}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The work ended without a result: this process is shutting down, or has a defect.
+    #[error("the work was broken off")]
+    BrokenOff,
+}
+
+fn reason_text(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.to_owned();
+    move |source| SnapshotError::Io { doing, path, source: Arc::new(source) }
+}
+
+impl ImageStore {
+    /// Mounts a fresh root filesystem of `image` at `dir/rootfs` and gives that path. The image stays in use until
+    /// [`Self::unmount_rootfs`].
+    ///
+    /// # Errors
+    /// One is mounted there already, the image is gone or unfit, or the kernel refused.
+    pub async fn mount_rootfs(&self, image: &Image, dir: &Path) -> Result<PathBuf, SnapshotError> {
+        let (inner, image, dir) = (Arc::clone(&self.inner), image.clone(), dir.to_owned());
+        let mounting = tokio::task::spawn_blocking(move || inner.mount_rootfs(&image, &dir));
+        mounting.await.map_err(|_| SnapshotError::BrokenOff)?
+    }
+
+    /// Unmounts the root filesystem below `dir` and removes its writable layer. Fine if there is none.
+    ///
+    /// # Errors
+    /// Something of it could not be removed.
+    pub async fn unmount_rootfs(&self, dir: &Path) -> Result<(), SnapshotError> {
+        let (inner, dir) = (Arc::clone(&self.inner), dir.to_owned());
+        let unmounting = tokio::task::spawn_blocking(move || inner.unmount_rootfs(&dir));
+        unmounting.await.map_err(|_| SnapshotError::BrokenOff)?
+    }
+}
+
+impl Inner {
+    fn mount_rootfs(&self, image: &Image, dir: &Path) -> Result<PathBuf, SnapshotError> {
+        let dir = std::path::absolute(dir).map_err(failed("find", dir))?;
+        let rootfs = dir.join("rootfs");
+        if is_mount(&rootfs) {
+            return Err(SnapshotError::AlreadyMounted { path: rootfs });
+        }
+        self.lease(image, &dir)?;
+        let mounted = mount_fresh(image, &dir, &rootfs).and_then(|()| check_rootfs(&rootfs));
+        match mounted {
+            Ok(()) => Ok(rootfs),
+            Err(fault) => {
+                if let Err(fault) = self.unmount_rootfs(&dir) {
+                    tracing::warn!(path = %dir.display(), %fault, "half a root filesystem stays behind");
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    fn lease(&self, image: &Image, dir: &Path) -> Result<(), SnapshotError> {
+        let mut state = self.state();
+        if !state.has_manifest(image.manifest) {
+            return Err(SnapshotError::ImageGone { reference: image.reference.clone() });
+        }
+        state.leases.take(dir, image.manifest).map_err(failed("note the use of", dir))
+    }
+
+    fn unmount_rootfs(&self, dir: &Path) -> Result<(), SnapshotError> {
+        let dir = std::path::absolute(dir).map_err(failed("find", dir))?;
+        let rootfs = dir.join("rootfs");
+        for _ in 0..STACKED_MOUNTS_MAX {
+            if !is_mount(&rootfs) {
+                break;
+            }
+            let plainly = unmount(&rootfs, UnmountFlags::NOFOLLOW);
+            let done = match plainly {
+                // Somebody's open file or mount in another namespace: it goes when they let go.
+                Err(Errno::BUSY) => unmount(&rootfs, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH),
+                other => other,
+            };
+            done.map_err(|fault| failed("unmount", &rootfs)(fault.into()))?;
+        }
+        match std::fs::remove_dir(&rootfs) {
+            Err(fault) if fault.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &rootfs)(fault));
+            }
+            _ => {}
+        }
+        for name in ["upper", "work"] {
+            let path = dir.join(name);
+            remove_tree(&path).map_err(failed("remove", &path))?;
+        }
+        self.state().leases.release(&dir).map_err(failed("note the end of", &dir))
+    }
+}
+
+fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path) -> Result<(), SnapshotError> {
+    let (upper, work) = (dir.join("upper"), dir.join("work"));
+    for path in [&upper, &work] {
+        // Left of a mount that a reboot took away; a volatile one must not be used again.
+        remove_tree(path).map_err(failed("clear", path))?;
+    }
+    for path in [&upper, &work, &rootfs.to_owned()] {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+        made.map_err(failed("create", path))?;
+    }
+    let top = image.layers.last().ok_or(SnapshotError::ImageGone { reference: image.reference.clone() })?;
+    // The root directory of an overlay looks like its upper one.
+    let stat = std::fs::metadata(top).map_err(failed("read", top))?;
+    chown(&upper, Some(stat.uid()), Some(stat.gid())).map_err(failed("adapt", &upper))?;
+    let mode = std::fs::Permissions::from_mode(stat.mode() & 0o7777);
+    std::fs::set_permissions(&upper, mode).map_err(failed("adapt", &upper))?;
+    let overlay = Overlay { lower: &image.layers, upper: &upper, work: &work };
+    overlay.mount(rootfs).map_err(|MountFault { reason, errno }| SnapshotError::Mount {
+        path: rootfs.to_owned(),
+        reason,
+        source: Arc::new(errno.into()),
+    })
+}
+
+/// Makes sure that /dev, /proc, /sys and /etc below `rootfs` are real directories: absent ones are made, anything else
+/// is refused. A mounted root filesystem has passed already.
+///
+/// # Errors
+/// One of them is something else, or could not be made.
+pub fn check_rootfs(rootfs: &Path) -> Result<(), SnapshotError> {
+    let io_fault = |fault: Errno| failed("check", rootfs)(fault.into());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = open(rootfs, flags, Mode::empty()).map_err(io_fault)?;
+    for name in REAL_DIRECTORIES {
+        let found = match statat(&root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(Errno::NOENT) => {
+                make_real_directory(&root, name).map_err(io_fault)?;
+                continue;
+            }
+            Err(fault) => return Err(io_fault(fault)),
+        };
+        let found = match found {
+            FileType::Directory => continue,
+            FileType::Symlink => "a symbolic link",
+            FileType::RegularFile => "a file",
+            _ => "a special file",
+        };
+        return Err(SnapshotError::NotADirectory { name, found });
+    }
+    Ok(())
+}
+
+fn make_real_directory(root: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    mkdirat(root, name, Mode::RWXU)?;
+    // Not by mkdir, which the process's umask would narrow.
+    chmodat(root, name, Mode::from_raw_mode(0o755), AtFlags::empty())
+}
+
+/// Whether something is mounted at `path`.
+fn is_mount(path: &Path) -> bool {
+    let stat = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty());
+    stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Which directories have a root filesystem of which image; each one is a small file, so that restarts know as well.
+pub(crate) struct Leases {
+    directory: PathBuf,
+    held: BTreeMap<PathBuf, Digest>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaseRecord {
+    dir: PathBuf,
+    manifest: Digest,
+}
+
+impl Leases {
+    /// Reads the leases; those whose mount is gone (a reboot took it) end here.
+    pub(crate) fn read(directory: &Path) -> Result<Self, StoreError> {
+        let mut held = BTreeMap::new();
+        for entry in std::fs::read_dir(directory).map_err(StoreError::io("read", directory))? {
+            let path = entry.map_err(StoreError::io("read", directory))?.path();
+            let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
+            match serde_json::from_slice::<LeaseRecord>(&bytes) {
+                Ok(lease) if is_mount(&lease.dir.join("rootfs")) => {
+                    held.insert(lease.dir, lease.manifest);
+                }
+                _ => std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?,
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), held })
+    }
+
+    /// Root filesystems that stand on an image.
+    pub(crate) fn users_of(&self, manifest: Digest) -> usize {
+        self.held.values().filter(|held| **held == manifest).count()
+    }
+
+    fn take(&mut self, dir: &Path, manifest: Digest) -> io::Result<()> {
+        let record = serde_json::to_vec(&LeaseRecord { dir: dir.to_owned(), manifest })?;
+        // Needs no sync: what ends the page cache ends the mount as well.
+        write_whole(&self.path_of(dir), &record, false)?;
+        self.held.insert(dir.to_owned(), manifest);
+        Ok(())
+    }
+
+    fn release(&mut self, dir: &Path) -> io::Result<()> {
+        self.held.remove(dir);
+        match std::fs::remove_file(self.path_of(dir)) {
+            Err(fault) if fault.kind() != io::ErrorKind::NotFound => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    fn path_of(&self, dir: &Path) -> PathBuf {
+        self.directory.join(Digest::of(dir.as_os_str().as_bytes()).hex())
+    }
+}
