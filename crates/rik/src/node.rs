@@ -1,0 +1,40 @@
+//! One node of a cluster of several: a riklet in a network namespace of its own.
+
+use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
+
+use anyhow::Context;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use runtime::pod::{RegistryConfig, link::ShimCommand};
+
+use crate::layout::Layout;
+
+/// Moves this process into the node's network namespace.
+pub(crate) fn enter(layout: &Layout, name: &str) -> anyhow::Result<()> {
+    model::manifest::names::name(name).map_err(|allowed| anyhow::anyhow!("{name:?} is no name of a node: {allowed}"))?;
+    let path = network::namespace::net_path(&layout.namespaces(name));
+    let namespace = File::open(&path);
+    let namespace = namespace.with_context(|| format!("there is no node {name:?} here; start it with `rik up --nodes`"))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("could not enter the network of node {name:?}"))
+}
+
+/// Runs its riklet until a signal.
+pub(crate) async fn run(layout: &Layout, name: &str) -> anyhow::Result<()> {
+    let shutdown = daemon::shutdown_on_signals()?;
+    let scheduler = format!("unix:{}", layout.socket().display());
+    let config = riklet::start::Config {
+        endpoints: vec![proto::channel::endpoint(&scheduler)?],
+        name: name.to_owned(),
+        state_dir: layout.node(name),
+        labels: BTreeMap::new(),
+        uplink: None,
+        registries: RegistryConfig::default(),
+        shim: ShimCommand::default(),
+    };
+    riklet::start::run(config, shutdown).await
+}
+
+/// Takes everything of it away.
+pub(crate) async fn reset(layout: &Layout, name: &str) -> anyhow::Result<()> {
+    riklet::start::reset(&layout.node(name), ShimCommand::default()).await
+}

@@ -1,0 +1,256 @@
+//! `rikctl describe`: everything about an object, for a person.
+
+mod sheet;
+
+use clap::Args;
+use jiff::Timestamp;
+use model::{
+    ContainerStatus, Instance, Reason, Status, WorkloadRecord, WorkloadSpec,
+    api::{Event, NodeView},
+};
+
+use self::sheet::Sheet;
+use super::get::about;
+use crate::{
+    age::{since, stamp},
+    client::Client,
+    escape,
+    failure::{Failure, Report, counted},
+    listed::{Listed as _, Shown, bytes, ports},
+    noun::{self, Noun, Subject},
+    output, resolve,
+    table::{Headed, Table},
+    terminal::Terminal,
+};
+
+/// Most events that are shown.
+const MAX_EVENTS: usize = 20;
+/// Most instances that are shown.
+const MAX_INSTANCES: usize = 50;
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    /// What: workload, instance or node.
+    #[arg(value_name = "NOUN", value_parser = noun::OBJECTS)]
+    subject: Subject,
+    /// Which: names, ids or unique beginnings.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+pub(crate) fn run(args: &DescribeArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+    let names = args.subject.names(&args.names);
+    if names.is_empty() {
+        let noun = args.subject.noun;
+        return Err(Report::new(format!("no {noun} is named"))
+            .hint(format!("rikctl describe {noun} NAME; rikctl get {} lists them", noun.plural()))
+            .exit(crate::exit::Exit::Usage)
+            .into());
+    }
+    let mut first = true;
+    super::each(&names, terminal, |name, terminal| {
+        let (sheet, hint) = match args.subject.noun {
+            Noun::Workload => (workload(client, name)?, None),
+            Noun::Instance => instance(client, name)?,
+            Noun::Node | Noun::Event => (node(client, name)?, None),
+        };
+        if !std::mem::take(&mut first) {
+            terminal.print("\n")?;
+        }
+        terminal.print(&sheet.finish())?;
+        hint.iter().for_each(|hint| terminal.hint(hint));
+        Ok(())
+    })
+}
+
+fn instance(client: &Client, name: &str) -> Result<(Sheet, Option<String>), Failure> {
+    let now = Timestamp::now();
+    let instance = resolve::object::<Instance>(client, name)?.object;
+    let mut sheet = Sheet::default();
+    sheet.field("Name", &instance.id);
+    sheet.field("Uid", &instance.uid);
+    sheet.field("Workload", &format!("{} ({})", instance.workload, instance.workload_id));
+    sheet.field("Kind", &instance.kind.to_string());
+    sheet.field("Status", &instance.status.to_string());
+    sheet.maybe("Reason", instance.reason.map(|reason| reason.to_string()));
+    sheet.maybe("Message", instance.message.clone());
+    sheet.maybe("Node", instance.node.clone());
+    sheet.maybe("Address", instance.ip.map(|ip| ip.to_string()));
+    sheet.maybe("Ports", (!instance.ports.is_empty()).then(|| ports(&instance.ports)));
+    sheet.maybe("Exit code", instance.exit_code.map(|code| code.to_string()));
+    sheet.field("Restarts", &instance.restarts.to_string());
+    sheet.field("Created", &stamp(now, instance.created_at));
+    sheet.maybe("Started", instance.started_at.map(|at| stamp(now, at)));
+    sheet.maybe("Finished", instance.finished_at.map(|at| stamp(now, at)));
+    sheet.maybe("Deletion", instance.deleted_at.map(|at| stamp(now, at)));
+    spec(&mut sheet, &instance.spec, &instance.containers);
+    events(&mut sheet, &about(client, Noun::Instance, &instance.id)?, now);
+    Ok((sheet, next_command(&instance)))
+}
+
+/// What a person who looks at this instance will want to do next.
+fn next_command(instance: &Instance) -> Option<String> {
+    let id = &instance.id;
+    match (instance.status, instance.reason) {
+        (Status::Failed, Some(Reason::NonZeroExit | Reason::Signaled | Reason::OutOfMemory)) => {
+            Some(format!("rikctl logs {id}"))
+        }
+        (Status::Pending, Some(Reason::Unplaceable)) => Some("rikctl get nodes -o wide".to_owned()),
+        (_, Some(Reason::NodeLost)) => {
+            instance.node.as_ref().map(|node| format!("rikctl describe node {node}"))
+        }
+        (Status::Failed, Some(_)) => Some(format!("rikctl delete instance {id}, then create it anew")),
+        (Status::Destroying, Some(Reason::RemovalFailed)) => {
+            Some(format!("rikctl delete instance {id} --force"))
+        }
+        _ => None,
+    }
+}
+
+fn workload(client: &Client, name: &str) -> Result<Sheet, Failure> {
+    let now = Timestamp::now();
+    let record = resolve::object::<WorkloadRecord>(client, name)?.object;
+    let manifest = &record.manifest;
+    let mut sheet = Sheet::default();
+    sheet.field("Name", &manifest.name);
+    sheet.field("Id", &record.id);
+    sheet.field("Kind", &manifest.kind.to_string());
+    sheet.field("Api version", &manifest.api_version);
+    sheet.field("Replicas", &format!("{} expected; creating instances deploys them", manifest.replicas));
+    sheet.maybe("Labels", (!manifest.labels.is_empty()).then(|| pairs(&manifest.labels)));
+    sheet.field("Created", &stamp(now, record.created_at));
+    spec(&mut sheet, &manifest.spec, &[]);
+    let instances = resolve::every::<Instance>(client, &[("workload", &record.id)])?;
+    list(&mut sheet, &instances, now);
+    events(&mut sheet, &about(client, Noun::Workload, &manifest.name)?, now);
+    Ok(sheet)
+}
+
+fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
+    let now = Timestamp::now();
+    let view = resolve::object::<NodeView>(client, name)?.object;
+    let (node, facts) = (&view.node, &view.node.facts);
+    let mut sheet = Sheet::default();
+    sheet.field("Name", &node.name);
+    sheet.field("Uid", &node.uid);
+    sheet.field("Status", &format!("{} for {}", node.status, since(now, node.status_since)));
+    sheet.maybe("Last heard", view.last_heard.map(|at| stamp(now, at)));
+    sheet.maybe("Address", facts.address.clone());
+    sheet.field("Pod subnet", &node.pod_subnet);
+    sheet.field("System", &format!("{}, kernel {}, {}", facts.os, facts.kernel, facts.architecture));
+    sheet.field("Riklet", &facts.version);
+    sheet.field("Cgroups", &facts.cgroups);
+    sheet.field("Kinds", &facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    sheet.maybe("Labels", (!facts.labels.is_empty()).then(|| pairs(&facts.labels)));
+    sheet.field(
+        "Allocatable",
+        &format!("{} cores, {} memory, {} instances", facts.cpu, bytes(facts.memory.0), facts.max_instances),
+    );
+    if let Some(metrics) = &view.metrics {
+        sheet.field("Cpu", &format!("{:.0} % free of {} cores", metrics.cpu.free, metrics.cpu.total));
+        sheet.field(
+            "Memory",
+            &format!("{} free of {}", gauge(metrics.memory.free), gauge(metrics.memory.total)),
+        );
+        for disk in &metrics.disks {
+            sheet.field(
+                "Disk",
+                &format!("{} {} free of {}", disk.disk_name, bytes(disk.free), bytes(disk.total)),
+            );
+        }
+    }
+    sheet.field("Created", &stamp(now, node.created_at));
+    let instances = resolve::every::<Instance>(client, &[("node", &node.name)])?;
+    list(&mut sheet, &instances, now);
+    events(&mut sheet, &about(client, Noun::Node, &node.name)?, now);
+    Ok(sheet)
+}
+
+/// Metrics carry bytes as numbers that may have decimals; those of a byte tell nothing.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, as is wished for display"
+)]
+fn gauge(count: f64) -> String {
+    bytes(count as u64)
+}
+
+fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
+    if !spec.node_selector.is_empty() {
+        sheet.field("Node selector", &pairs(&spec.node_selector));
+    }
+    sheet.field("Grace period", &format!("{}s", spec.termination_grace_period_seconds));
+    let (cpu, memory) = spec.requests();
+    sheet.field("Requests", &format!("{cpu} cpu, {} memory", bytes(memory.0)));
+    if let Some(function) = &spec.function {
+        sheet.field("Rootfs", &function.execution.rootfs);
+    }
+    for container in &spec.containers {
+        let seen = seen.iter().find(|seen| seen.name == container.name);
+        sheet.section(&format!("Container {}", container.name));
+        sheet.field("Image", &container.image);
+        sheet.maybe("Digest", seen.and_then(|seen| seen.image_digest.clone()));
+        sheet.maybe("Command", (!container.command.is_empty()).then(|| words(&container.command)));
+        sheet.maybe("Args", (!container.args.is_empty()).then(|| words(&container.args)));
+        sheet.maybe("Directory", container.working_dir.clone());
+        for variable in &container.env {
+            sheet.field("Env", &format!("{}={}", variable.name, variable.value));
+        }
+        for port in &container.ports {
+            sheet.field("Port", &format!("{}->{}/{}", port.port, port.target(), port.protocol));
+        }
+        if let Some(seen) = seen {
+            sheet.field("Phase", &seen.phase.to_string());
+            sheet.maybe("Reason", seen.reason.map(|reason| reason.to_string()));
+            sheet.maybe("Pid", seen.pid.map(|pid| pid.to_string()));
+            sheet.maybe("Exit code", seen.exit_code.map(|code| code.to_string()));
+            sheet.maybe("Signal", seen.signal.map(|signal| signal.to_string()));
+        }
+    }
+}
+
+fn list(sheet: &mut Sheet, instances: &[Shown<Instance>], now: Timestamp) {
+    sheet.section(&counted(instances.len(), "instance"));
+    let shown = &instances[..instances.len().min(MAX_INSTANCES)];
+    if !shown.is_empty() {
+        let mut table = Table::new(vec!["NAME", "STATUS", "NODE", "AGE", "REASON"]);
+        for Shown { object, .. } in shown {
+            let reason = object.reason.map(|reason| reason.to_string()).unwrap_or_default();
+            let node = object.node.clone().unwrap_or_else(|| "-".to_owned());
+            table.push(vec![
+                object.name().to_owned(),
+                object.status.to_string(),
+                node,
+                since(now, object.created_at),
+                reason,
+            ]);
+        }
+        sheet.block(&table.render(Headed::Yes));
+    }
+    if shown.len() < instances.len() {
+        sheet.block(&format!(" and {} more\n", instances.len() - shown.len()));
+    }
+}
+
+fn events(sheet: &mut Sheet, events: &[Event], now: Timestamp) {
+    if events.is_empty() {
+        return;
+    }
+    sheet.section("Events");
+    let mut table = Table::new(vec!["AGE", "ACTION", "STATUS", "REASON", "MESSAGE"]);
+    for event in &events[events.len().saturating_sub(MAX_EVENTS)..] {
+        let mut cells = output::row(event, output::Format::Table, now);
+        cells.remove(1);
+        table.push(cells);
+    }
+    sheet.block(&table.render(Headed::Yes));
+}
+
+fn pairs(labels: &std::collections::BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+}
+
+fn words(words: &[String]) -> String {
+    words.iter().map(|word| format!("{:?}", escape::line(word))).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,160 @@
+//! The riklet's settings: flag, else environment, else file, else default. All are checked before anything is made.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use runtime::pod::RegistryConfig;
+use serde::{Deserialize, Serialize};
+
+/// Where the file is, unless another is given.
+pub const DEFAULT_FILE: &str = "/etc/riklet/configuration.toml";
+/// Where everything of this node is, unless another directory is given.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/riklet";
+/// Largest configuration file.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The file. Keys that only had a meaning for the programs that RIK called in 2023 are accepted without effect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// The scheduler, or several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_ip: Option<Endpoints>,
+    /// What is logged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// Name of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Directory of everything of this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
+    /// Labels of the node.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Registries: mirrors, plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registries: Option<RegistryConfig>,
+    /// Settings of the 2023 version's container runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runner: Option<toml::Table>,
+    /// Settings of the 2023 version's image tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manager: Option<toml::Table>,
+}
+
+/// One endpoint or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Endpoints {
+    /// One, or several with commas between them.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+impl Endpoints {
+    /// Each of them.
+    #[must_use]
+    pub fn list(&self) -> Vec<String> {
+        let parts = match self {
+            Self::One(text) => text.split(',').map(str::to_owned).collect(),
+            Self::Several(all) => all.clone(),
+        };
+        parts.into_iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    }
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Reading.
+    #[error("could not read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is larger than any configuration.
+    #[error("{path} is larger than a configuration can be")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not what it should be.
+    #[error("could not understand {path}: {fault}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        fault: String,
+    },
+}
+
+/// Reads the file. One that does not exist is empty, unless somebody asked for it by name.
+///
+/// # Errors
+/// It cannot be read or understood.
+pub fn read(path: &Path, asked_for: bool) -> Result<File, ConfigError> {
+    let error = |source| ConfigError::Read { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Ok(found) if found.len() > MAX_FILE => return Err(ConfigError::TooLarge { path: path.to_owned() }),
+        Ok(_) => {}
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound && !asked_for => return Ok(File::default()),
+        Err(other) => return Err(error(other)),
+    }
+    let text = fs::read_to_string(path).map_err(error)?;
+    toml::from_str(&text).map_err(|fault| ConfigError::Parse { path: path.to_owned(), fault: fault.to_string().trim().replace('\n', " ") })
+}
+
+/// Labels as `key=value,key=value`.
+///
+/// # Errors
+/// A part has no `=` or an empty key.
+pub fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let pairs = parts.map(|part| match part.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("{part:?} is no label; allowed is key=value, with commas between several")),
+    });
+    pairs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_2023_is_still_a_file() {
+        let text = r#"
+            master_ip = "http://127.0.0.1:4995"
+            log_level = "info"
+            [runner]
+            debug = false
+            [manager.oci_manager]
+            bundles_directory = "/var/lib/riklet/bundles"
+            timeout = { secs = 30, nanos = 0 }
+            [manager.image_puller]
+            images_directory = "/var/lib/riklet/images"
+        "#;
+        let file: File = toml::from_str(text).unwrap();
+        assert_eq!(file.master_ip.unwrap().list(), ["http://127.0.0.1:4995"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let fault = toml::from_str::<File>("mastre_ip = \"x\"").unwrap_err().to_string();
+        assert!(fault.contains("mastre_ip") && fault.contains("master_ip"), "{fault}");
+    }
+
+    #[test]
+    fn labels_are_pairs() {
+        assert_eq!(labels("a=1, b=2").unwrap().len(), 2);
+        assert!(labels("a").is_err() && labels("=1").is_err());
+    }
+}

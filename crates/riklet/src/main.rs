@@ -1,0 +1,160 @@
+//! The riklet's command line.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use riklet::{config, facts, start};
+use runtime::pod::link::ShimCommand;
+
+/// Scheduler that is dialled unless another is given.
+const DEFAULT_MASTER: &str = "http://127.0.0.1:4995";
+
+/// The riklet of RIK: runs what its node is assigned.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take away everything of a riklet: instances, network, images, records
+    Reset {
+        /// Directory of everything of the node
+        #[arg(long, default_value = config::DEFAULT_STATE_DIR)]
+        state_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Configuration file; written with defaults if it does not exist
+    #[arg(short, long, default_value = config::DEFAULT_FILE)]
+    config_file: PathBuf,
+    /// Scheduler as host:port; several with commas between them
+    #[arg(short, long, value_name = "HOST:PORT")]
+    master_ip: Option<String>,
+    /// Write the given --master-ip into an existing configuration file
+    #[arg(long)]
+    override_config: bool,
+    /// Say more; twice says everything
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Kernel of Functions; kept for them
+    #[arg(long, env = "KERNEL_LOCATION", default_value = "vmlinux.bin")]
+    kernel_path: PathBuf,
+    /// Interface that instances reach the world through; the default route's if absent
+    #[arg(long, env = "IFACE")]
+    iface: Option<String>,
+    /// Address of that interface; found by itself, accepted without effect
+    #[arg(long, env = "IFACE_IP")]
+    iface_ip: Option<String>,
+    /// Accepted without effect
+    #[arg(long, hide = true)]
+    script_path: Option<PathBuf>,
+    /// Name of the node; the host's name if absent
+    #[arg(long, env = "RIK_NODE_NAME")]
+    node_name: Option<String>,
+    /// Directory of everything of this node
+    #[arg(long, env = "RIK_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Labels of the node, as key=value with commas between them
+    #[arg(long, value_parser = config::labels)]
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+fn main() -> ExitCode {
+    // The shim has to begin before there is any thread.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
+        return runtime::pod::shim::main(std::env::args_os().skip(2));
+    }
+    let cli = Cli::parse();
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("error: the riklet needs to be root: it makes namespaces, mounts and firewall rules");
+        eprintln!("hint: sudo {}", std::env::args().collect::<Vec<_>>().join(" "));
+        return ExitCode::from(1);
+    }
+    let ended = match cli.command {
+        Some(Command::Reset { state_dir }) => reset(&state_dir),
+        None => run(cli.run),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => daemon::last_words(&*error, None, 2),
+    }
+}
+
+fn reset(state_dir: &Path) -> anyhow::Result<()> {
+    daemon::init_logs("warn");
+    tokio()?.block_on(start::reset(state_dir, ShimCommand::default()))
+}
+
+fn tokio() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start")
+}
+
+fn run(args: Run) -> anyhow::Result<()> {
+    let asked_for = args.config_file != Path::new(config::DEFAULT_FILE) && args.config_file.exists();
+    let mut file = config::read(&args.config_file, asked_for)?;
+    daemon::init_logs(match (args.verbose, file.log_level.as_deref()) {
+        (0, Some(level)) => level,
+        (0, None) => "info",
+        (1, _) => "debug",
+        (_, _) => "trace",
+    });
+    if args.script_path.is_some() {
+        tracing::warn!("--script-path has no effect: the riklet needs no script any more");
+    }
+    if let Some(given) = &args.master_ip {
+        let written = file.master_ip.replace(config::Endpoints::One(given.clone()));
+        if !args.config_file.exists() || (args.override_config && written.is_some()) {
+            write_file(&args.config_file, &file);
+        }
+    } else if !args.config_file.exists() {
+        file.master_ip = Some(config::Endpoints::One(DEFAULT_MASTER.to_owned()));
+        write_file(&args.config_file, &file);
+    }
+    let endpoints = file.master_ip.as_ref().map_or_else(|| vec![DEFAULT_MASTER.to_owned()], config::Endpoints::list);
+    let endpoints = endpoints.iter().map(|address| proto::channel::endpoint(address)).collect::<Result<Vec<_>, _>>()?;
+    anyhow::ensure!(!endpoints.is_empty(), "there is no scheduler to dial; give --master-ip host:port");
+    let state_dir = args.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
+    anyhow::ensure!(state_dir.is_absolute(), "the state directory {} must be an absolute path", state_dir.display());
+    let name = args.node_name.or(file.node_name).unwrap_or_else(facts::host_name);
+    model::manifest::names::name(&name)
+        .map_err(|allowed| anyhow::anyhow!("{name:?} cannot be the name of a node: {allowed}; give --node-name"))?;
+    let mut labels = file.labels;
+    labels.extend(args.labels.unwrap_or_default());
+    let config = start::Config {
+        endpoints,
+        name,
+        state_dir,
+        labels,
+        uplink: args.iface.filter(|name| !name.is_empty()),
+        registries: file.registries.unwrap_or_default(),
+        shim: ShimCommand::default(),
+    };
+    tokio()?.block_on(async {
+        let shutdown = daemon::shutdown_on_signals()?;
+        start::run(config, shutdown).await
+    })
+}
+
+/// Writes the configuration file, as the documentation promises. A place that cannot be written is no reason to stop.
+fn write_file(path: &Path, file: &config::File) {
+    let written = toml::to_string(file).map_err(std::io::Error::other).and_then(|text| {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        std::fs::write(path, text)
+    });
+    if let Err(error) = written {
+        tracing::warn!(file = %path.display(), %error, "could not write the configuration file");
+    }
+}

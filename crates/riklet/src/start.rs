@@ -1,0 +1,168 @@
+//! Starting the riklet, and taking everything of it away again.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use model::Clock;
+use runtime::{
+    Runtime,
+    pod::{Backend, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet, link::ShimCommand},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::{
+    agent::{Agent, Parts},
+    dial,
+    facts::{self, Meter},
+    identity::IdentityFile,
+    streams::Streams,
+};
+
+/// Name of the bridge. One riklet uses it in its network namespace.
+const BRIDGE: &str = "rik0";
+
+/// What a riklet needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Schedulers, tried in order.
+    pub endpoints: Vec<Endpoint>,
+    /// Name of the node.
+    pub name: String,
+    /// Directory of everything of this node.
+    pub state_dir: PathBuf,
+    /// Labels of the node.
+    pub labels: BTreeMap<String, String>,
+    /// Interface that instances reach the world through; by routing if absent.
+    pub uplink: Option<String>,
+    /// Registries.
+    pub registries: RegistryConfig,
+    /// How the shim is begun.
+    pub shim: ShimCommand,
+}
+
+/// Runs a riklet until `shutdown`. Its instances go on.
+///
+/// # Errors
+/// It could not start.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    make_state_dir(&config.state_dir)?;
+    let _lock = lock(&config.state_dir)?;
+    let mut identity = IdentityFile::open(&config.state_dir, || uuid::Uuid::new_v4().to_string())?;
+    identity.change(|record| record.name = Some(config.name.clone()))?;
+    let facts = facts::read(&config.labels);
+    tracing::info!(
+        node.name = config.name,
+        cgroups = facts.cgroups,
+        state = %config.state_dir.display(),
+        "the riklet starts"
+    );
+    let streams = Arc::new(Streams::new(config.name.clone()));
+    let mut meter = Meter::default();
+    let parts = Parts {
+        name: config.name.clone(),
+        facts,
+        identity,
+        open_runtime: opener(config.clone(), streams.clone()),
+        measure: Box::new(move || meter.measure()),
+        clock: Clock::new(Timestamp::now),
+    };
+    let mut agent = Agent::open(parts).await.context("could not take up what runs here")?;
+    dial::run(&mut agent, &config.endpoints, streams, shutdown).await;
+    tracing::info!("the riklet ends; what it started goes on");
+    Ok(())
+}
+
+fn opener(config: Config, streams: Arc<Streams>) -> crate::agent::OpenRuntime {
+    Arc::new(move |subnet: String| -> BoxFuture<'static, anyhow::Result<Arc<dyn Runtime>>> {
+        let (config, streams) = (config.clone(), streams.clone());
+        Box::pin(async move {
+            let pods = Arc::new(PodRuntime::open(pod_config(&config, &subnet)?).await?);
+            streams.set_pods(pods.clone());
+            Ok(pods as Arc<dyn Runtime>)
+        })
+    })
+}
+
+fn pod_config(config: &Config, subnet: &str) -> anyhow::Result<PodRuntimeConfig> {
+    let subnet: Subnet = subnet.parse().with_context(|| format!("could not use the addresses {subnet:?}"))?;
+    let network = NetworkConfig {
+        bridge: BRIDGE.to_owned(),
+        subnet,
+        uplink: config.uplink.clone(),
+        state_dir: config.state_dir.clone(),
+        mtu: None,
+        backend: Backend::default(),
+        forbidden: std::collections::BTreeSet::new(),
+    };
+    Ok(PodRuntimeConfig {
+        state_dir: config.state_dir.clone(),
+        node: config.name.clone(),
+        shim: config.shim.clone(),
+        registry: config.registries.clone(),
+        network,
+    })
+}
+
+/// Takes away everything of the riklet with this state directory: instances, network, images, the directory's content.
+///
+/// # Errors
+/// Something could not be taken away; it is named.
+pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
+    if !state_dir.exists() {
+        return Ok(());
+    }
+    let lock = lock(state_dir)?;
+    let identity = IdentityFile::open(state_dir, || uuid::Uuid::new_v4().to_string())?;
+    if let Some(subnet) = identity.get().pod_subnet.clone() {
+        let config = Config {
+            endpoints: Vec::new(),
+            name: identity.get().name.clone().unwrap_or_else(facts::host_name),
+            state_dir: state_dir.to_owned(),
+            labels: BTreeMap::new(),
+            uplink: None,
+            registries: RegistryConfig::default(),
+            shim,
+        };
+        let pods = PodRuntime::open(pod_config(&config, &subnet)?).await?;
+        pods.teardown().await?;
+    }
+    for entry in std::fs::read_dir(state_dir).with_context(|| format!("could not list {}", state_dir.display()))? {
+        let path = entry?.path();
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.with_context(|| format!("could not remove {}", path.display()))?;
+    }
+    drop(lock);
+    Ok(())
+}
+
+fn make_state_dir(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("could not make the state directory {}", path.display()))
+}
+
+/// One riklet for each state directory: the second one is told the first one's pid.
+fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {
+    use std::io::{Read, Seek, Write};
+    let path = state_dir.join("riklet.lock");
+    let opened = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+    let mut file = opened.with_context(|| format!("could not open {}", path.display()))?;
+    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    if locked.is_err() {
+        let mut owner = String::new();
+        // Only for the message.
+        let _ = file.read_to_string(&mut owner);
+        anyhow::bail!("another riklet (pid {}) has {}", owner.trim(), state_dir.display());
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}

@@ -1,0 +1,200 @@
+//! Logs by stream: the lines that a container wrote, from its files on disk, and those that it goes on to write.
+//!
+//! The files are in the CRI form: `time stream tag text`. Rotation moves a file aside; whoever follows notices that
+//! the file has another inode, reads the old one to its end, and goes on with the new one.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use proto::relay::RelayFailure;
+use runtime::pod::{PodRuntime, shim::log::{FILES, rotated}};
+
+use super::{Stream, failure};
+
+/// How often a followed log is looked at. People read no faster.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Most lines that `tail` may ask for: they are held until they are sent.
+const MAX_TAIL: u32 = 100_000;
+/// Bytes that are gathered before they are sent.
+const BATCH: usize = 32 << 10;
+
+/// What of a log is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) follow: bool,
+    pub(super) tail: Option<u32>,
+    pub(super) timestamps: bool,
+}
+
+/// Sends a container's log.
+pub(super) async fn serve(
+    pods: &PodRuntime,
+    stream: &Stream,
+    uid: &str,
+    container: &str,
+    view: View,
+) -> Result<(), RelayFailure> {
+    let not_here = || failure("no-log", "it has no log on its node: nothing of it has been started yet, or it is gone");
+    let path = pods.log_path(uid, container).ok_or_else(not_here)?;
+    let failed = |error: io::Error| failure("log-unreadable", format!("its log cannot be read: {error}"));
+    let mut current = Tail::begin(&path, stream, view).await.map_err(failed)?;
+    if !view.follow {
+        return Ok(());
+    }
+    loop {
+        // Whether it had ended is asked before the last look, so that no line is missed.
+        let over = !pods.is_running(uid, container).await;
+        current.go_on(stream, view.timestamps).await.map_err(failed)?;
+        if over || stream.send.is_closed() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stream.send.closed() => return Ok(()),
+        }
+    }
+}
+
+/// The end of a log that may still grow.
+struct Tail {
+    path: PathBuf,
+    open: Option<(BufReader<File>, u64)>,
+    /// The beginning of a line whose end has not been written yet.
+    partial: Vec<u8>,
+}
+
+impl Tail {
+    /// Sends what is there already, and stands at its end.
+    async fn begin(path: &Path, stream: &Stream, view: View) -> io::Result<Self> {
+        let mut last: VecDeque<Vec<u8>> = VecDeque::new();
+        let keep = view.tail.map(|lines| lines.min(MAX_TAIL) as usize);
+        let mut batch = Vec::new();
+        for number in (1..FILES).rev() {
+            let Ok(file) = File::open(rotated(path, number)) else { continue };
+            let mut reader = BufReader::new(file);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line)? > 0 {
+                Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+                line.clear();
+                Self::flush(stream, &mut batch, BATCH).await;
+            }
+        }
+        let mut tail = Self { path: path.to_owned(), open: None, partial: Vec::new() };
+        while let Some(line) = tail.next_line()? {
+            Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+            Self::flush(stream, &mut batch, BATCH).await;
+        }
+        batch.extend(last.into_iter().flatten());
+        Self::flush(stream, &mut batch, 0).await;
+        Ok(tail)
+    }
+
+    /// Sends what has been written since.
+    async fn go_on(&mut self, stream: &Stream, timestamps: bool) -> io::Result<()> {
+        let mut batch = Vec::new();
+        while let Some(line) = self.next_line()? {
+            batch.extend(shown(&line, timestamps));
+            Self::flush(stream, &mut batch, BATCH).await;
+        }
+        Self::flush(stream, &mut batch, 0).await;
+        Ok(())
+    }
+
+    fn keep_or_send(last: &mut VecDeque<Vec<u8>>, keep: Option<usize>, line: Vec<u8>, batch: &mut Vec<u8>) {
+        match keep {
+            Some(0) => {}
+            Some(lines) => {
+                if last.len() == lines {
+                    last.pop_front();
+                }
+                last.push_back(line);
+            }
+            None => batch.extend(line),
+        }
+    }
+
+    async fn flush(stream: &Stream, batch: &mut Vec<u8>, above: usize) {
+        if batch.len() > above {
+            // If the user has gone, the loop above notices.
+            let _ = stream.data(batch).await;
+            batch.clear();
+        }
+    }
+
+    /// The next whole line, if it has been written.
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let Some((reader, inode)) = &mut self.open else {
+                let file = match File::open(&self.path) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
+                };
+                let inode = file.metadata()?.ino();
+                self.open = Some((BufReader::new(file), inode));
+                continue;
+            };
+            if reader.read_until(b'\n', &mut self.partial)? > 0 {
+                if self.partial.ends_with(b"\n") {
+                    return Ok(Some(std::mem::take(&mut self.partial)));
+                }
+                return Ok(None);
+            }
+            match std::fs::metadata(&self.path) {
+                // Rotated: this file is at its end for good.
+                Ok(now) if now.ino() != *inode => self.open = None,
+                Ok(_) | Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// A line of the file as the user sees it: the text, after its time if that is wanted. A line that was cut because it
+/// was too long is joined to its rest.
+fn shown(line: &[u8], timestamps: bool) -> Vec<u8> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut fields = line.splitn(4, |byte| *byte == b' ');
+    let (Some(time), Some(_stream), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return [line, b"\n"].concat();
+    };
+    let mut shown = Vec::with_capacity(line.len() + 1);
+    if timestamps {
+        shown.extend_from_slice(time);
+        shown.push(b' ');
+    }
+    shown.extend_from_slice(text);
+    if tag != b"P" {
+        shown.push(b'\n');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_as_it_was_written() {
+        let line = b"2026-11-23T22:13:00.123456789Z stdout F hello  world\n";
+        assert_eq!(shown(line, false), b"hello  world\n");
+        assert_eq!(shown(line, true), b"2026-11-23T22:13:00.123456789Z hello  world\n");
+    }
+
+    #[test]
+    fn the_pieces_of_a_long_line_are_joined() {
+        let pieces = [&b"T stdout P abc\n"[..], b"T stdout F def\n"];
+        assert_eq!(pieces.map(|piece| shown(piece, false)).concat(), b"abcdef\n");
+    }
+
+    #[test]
+    fn an_empty_line_is_a_line() {
+        assert_eq!(shown(b"T stdout F \n", false), b"\n");
+    }
+}

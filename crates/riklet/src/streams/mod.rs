@@ -1,0 +1,96 @@
+//! Streams that users ask this node for: logs, images.
+//!
+//! The riklet dials each stream itself, so that it needs no listening port. A stream ends with its last frame, when the
+//! user goes, or when the node's work fails; whichever it is, nothing of it is left.
+
+mod images;
+mod logs;
+
+use std::sync::{Arc, OnceLock};
+
+use proto::{
+    MAX_MESSAGE_BYTES,
+    relay::{Frame, HELD_FRAMES, MAX_DATA_BYTES, RelayFailure, StreamRequest},
+    wire::session_client::SessionClient,
+};
+use runtime::pod::PodRuntime;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Streaming, transport::Channel};
+
+/// What streams work on.
+pub struct Streams {
+    node: String,
+    pods: OnceLock<Arc<PodRuntime>>,
+}
+
+/// A stream's two directions, as its server sees them.
+struct Stream {
+    send: mpsc::Sender<Frame>,
+    receive: Streaming<proto::wire::Frame>,
+}
+
+/// The user has gone.
+struct Hangup;
+
+impl Streams {
+    /// Streams of the node of this name, with nothing to work on yet.
+    #[must_use]
+    pub fn new(node: String) -> Self {
+        Self { node, pods: OnceLock::new() }
+    }
+
+    /// Says what there is to work on, once it is known.
+    pub fn set_pods(&self, pods: Arc<PodRuntime>) {
+        // A second call would be of the same node; the first one stands.
+        let _ = self.pods.set(pods);
+    }
+
+    /// Dials the stream with this id and serves it to its end.
+    pub async fn answer(self: Arc<Self>, client: SessionClient<Channel>, stream: String, request: StreamRequest) {
+        let (send, sending) = mpsc::channel(HELD_FRAMES);
+        let outgoing = tokio_stream::once(Frame::Open(stream.clone())).chain(ReceiverStream::new(sending));
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let answer = client.relay(outgoing.map(proto::wire::Frame::from)).await;
+        let receive = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                tracing::debug!(stream, status = status.message(), "nobody waits for the stream any more");
+                return;
+            }
+        };
+        let mut stream = Stream { send, receive };
+        let last = match self.serve(&mut stream, request).await {
+            Ok(()) => Frame::End,
+            Err(failure) => Frame::Failed(failure),
+        };
+        // Nobody reads it if the user has gone.
+        let _ = stream.send.send(last).await;
+    }
+
+    async fn serve(&self, stream: &mut Stream, request: StreamRequest) -> Result<(), RelayFailure> {
+        let pods = self.pods.get().ok_or_else(|| failure("node-not-ready", "it is still getting ready"))?;
+        match request {
+            StreamRequest::Logs { uid, container, follow, tail, timestamps } => {
+                let view = logs::View { follow, tail, timestamps };
+                logs::serve(pods, stream, &uid, &container, view).await
+            }
+            StreamRequest::Images => images::list(pods, &self.node, stream).await,
+            StreamRequest::LoadImage => images::load(pods, stream).await,
+        }
+    }
+}
+
+impl Stream {
+    /// Sends data in frames of the allowed size, as fast as the user takes them.
+    async fn data(&self, bytes: &[u8]) -> Result<(), Hangup> {
+        for piece in bytes.chunks(MAX_DATA_BYTES) {
+            self.send.send(Frame::Data(piece.to_vec())).await.map_err(|_| Hangup)?;
+        }
+        Ok(())
+    }
+}
+
+fn failure(code: &str, message: impl Into<String>) -> RelayFailure {
+    RelayFailure { code: code.to_owned(), message: message.into() }
+}
