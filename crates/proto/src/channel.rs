@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// An address that cannot be one.
 #[derive(Debug, thiserror::Error)]
-#[error("{address:?} is no address of a peer; allowed is host:port or http://host:port")]
+#[error("{address:?} is no address of a peer; allowed is host:port, http://host:port or unix:/path")]
 pub struct AddressError {
     /// What was given.
     pub address: String,
@@ -27,12 +27,13 @@ pub struct AddressError {
     pub source: tonic::transport::Error,
 }
 
-/// An address that can be dialled. `http://` may be left out.
+/// An address that can be dialled: host:port, a URL, or `unix:/path/of/a/socket`.
 ///
 /// # Errors
 /// It is none.
 pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
-    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let complete = address.contains("://") || address.starts_with("unix:");
+    let url = if complete { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url).map_err(|source| AddressError { address: address.to_owned(), source })?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)

@@ -1,6 +1,6 @@
 //! Reading what a request carries: bodies, path, query and header fields. Everything here is bounded in size and time.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,10 +13,11 @@ use model::{
     manifest::read::{self, Strictness},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    limits::{MAX_BODY_BYTES, PARSE_ASIDE_BYTES},
+    limits::{MAX_BODY_BYTES, PARSE_STACK_BYTES},
+    place::Place,
     problem::{Code, Refusal},
     routes::Api,
 };
@@ -30,7 +31,12 @@ impl FromRequest<Api> for Whole {
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
         let (head, body) = request.into_parts();
-        read_whole(&head.headers, body, api.limits().body).await.map(Self)
+        let reading = read_whole(&head.headers, body, api.limits().body);
+        let read = match head.extensions.get::<Place>() {
+            Some(place) => place.while_away(reading).await,
+            None => reading.await,
+        };
+        read.map(Self)
     }
 }
 
@@ -58,7 +64,7 @@ async fn read_whole(headers: &HeaderMap, body: Body, deadline: Duration) -> Resu
 
 /// The refusal for a body that comes too slowly.
 pub(crate) fn slow(deadline: Duration) -> Refusal {
-    Refusal::new(Code::BodySlow, format!("the body did not arrive within {} s", deadline.as_secs()))
+    Refusal::new(Code::BodySlow, format!("the body did not arrive within {deadline:?}"))
 }
 
 /// Forms of a body that routes read.
@@ -149,18 +155,22 @@ pub(crate) async fn lenient_manifest(bytes: Bytes) -> Result<Workload, Refusal> 
     manifest(bytes, Strictness::Lenient).await
 }
 
+/// Parses on a thread of its own, for the deep stack and because a large manifest takes a while.
 async fn manifest(bytes: Bytes, strictness: Strictness) -> Result<Workload, Refusal> {
-    let is_large = bytes.len() > PARSE_ASIDE_BYTES;
     let parse = move || match std::str::from_utf8(&bytes) {
         Ok(text) => read::workload(text, strictness).map_err(|error| ClusterError::Manifest(error).into()),
         Err(error) => Err(Refusal::new(Code::BodyInvalid, format!("the body is not UTF-8: {error}"))),
     };
-    if !is_large {
-        return parse();
-    }
-    let failed =
-        |error| Err(Refusal::new(Code::Internal, format!("the manifest could not be parsed: {error}")));
-    tokio::task::spawn_blocking(parse).await.unwrap_or_else(failed)
+    let (answer, parsed) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("manifest".to_owned()).stack_size(PARSE_STACK_BYTES);
+    thread
+        // Nobody waits any more if the client has gone.
+        .spawn(move || drop(answer.send(parse())))
+        .map_err(|error| {
+            Refusal::new(Code::Overloaded, format!("there is no thread left to parse with: {error}"))
+        })?;
+    let failed = |_| Err(Refusal::new(Code::Internal, "the manifest could not be parsed"));
+    parsed.await.unwrap_or_else(failed)
 }
 
 /// The name in the path.
@@ -184,9 +194,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let query = Query::<T>::from_request_parts(parts, state).await;
-        query
-            .map(|Query(params)| Self(params))
-            .map_err(|error| Refusal::new(Code::ParameterInvalid, error.body_text()))
+        query.map(|Query(params)| Self(params)).map_err(|error| {
+            // The library's own sentence says the same in more words.
+            let cause = error.source().map_or_else(|| error.body_text(), daemon::chain);
+            Refusal::new(Code::ParameterInvalid, format!("the query cannot be used: {cause}"))
+        })
     }
 }
 

@@ -8,15 +8,19 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
 };
 
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::Limits;
+use super::{
+    limits::Limits,
+    place::{AtWork, Load},
+};
 
 /// Whom a connection or stream is counted for: an address, or the network that one IPv6 host can have for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,13 +53,13 @@ struct Open {
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    at_work: Arc<AtomicUsize>,
+    load: Load,
     evicted: CancellationToken,
 }
 
 impl Slot {
     fn is_idle(&self) -> bool {
-        self.at_work.load(Ordering::Acquire) == 0
+        self.load.is_none()
     }
 }
 
@@ -132,10 +136,9 @@ impl Ticket {
         self.slot.evicted.clone()
     }
 
-    /// Marks the connection as at work until the mark is dropped.
-    pub(crate) fn work(&self) -> AtWork {
-        self.slot.at_work.fetch_add(1, Ordering::AcqRel);
-        AtWork(Arc::clone(&self.slot.at_work))
+    /// What the connection works on.
+    pub(crate) const fn load(&self) -> &Load {
+        &self.slot.load
     }
 }
 
@@ -145,13 +148,36 @@ impl Drop for Ticket {
     }
 }
 
-/// The mark of a request at work.
+/// A body whose connection is at work until its last byte has been handed over.
 #[derive(Debug)]
-pub(crate) struct AtWork(Arc<AtomicUsize>);
+pub(crate) struct WorkingBody {
+    body: axum::body::Body,
+    _work: AtWork,
+}
 
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+impl WorkingBody {
+    pub(crate) const fn new(body: axum::body::Body, work: AtWork) -> Self {
+        Self { body, _work: work }
+    }
+}
+
+impl Body for WorkingBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -234,7 +260,7 @@ mod tests {
     fn a_connection_at_work_is_never_closed_for_another() {
         let connections = connections();
         let held: Vec<_> = (0..3).map(|_| connections.admit(GREEDY.into()).unwrap()).collect();
-        let work: Vec<_> = held.iter().map(Ticket::work).collect();
+        let work: Vec<_> = held.iter().map(|ticket| ticket.load().mark()).collect();
         assert!(connections.admit(GREEDY.into()).is_none());
         drop(work);
         assert!(connections.admit(GREEDY.into()).is_some());

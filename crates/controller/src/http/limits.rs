@@ -20,8 +20,9 @@ pub const MAX_HEADERS: usize = 100;
 pub const MAX_UPLOAD_BYTES: u64 = 64 << 30;
 /// Largest answer of a node that is gathered before it is passed on.
 pub const MAX_NODE_ANSWER_BYTES: usize = 4 << 20;
-/// Bodies larger than this are parsed off the async threads: beyond it, parsing takes milliseconds.
-pub const PARSE_ASIDE_BYTES: usize = 32 << 10;
+/// Stack of the thread that parses a manifest. The parser goes down as deep as the text does, to its bound of 128
+/// levels, and without optimisation each level takes up to 40 KiB: more in all than an async thread has.
+pub const PARSE_STACK_BYTES: usize = 16 << 20;
 /// Page of a list if the request names none.
 pub const DEFAULT_PAGE: u32 = 500;
 /// Largest page of a list.

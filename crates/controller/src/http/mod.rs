@@ -17,6 +17,7 @@ mod connections;
 mod gate;
 pub mod limits;
 mod page;
+mod place;
 pub mod problem;
 mod relay;
 mod routes;

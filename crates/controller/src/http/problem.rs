@@ -185,7 +185,14 @@ impl IntoResponse for Refusal {
 impl From<ClusterError> for Refusal {
     fn from(error: ClusterError) -> Self {
         let (code, hint) = classify(&error);
-        let mut refusal = Self::new(code, daemon::chain(&error));
+        let detail = match code {
+            // These name what was being done, all others what is wrong.
+            Code::StoreFailed | Code::StoreUnavailable | Code::Internal => {
+                format!("failed to {}", daemon::chain(&error))
+            }
+            _ => daemon::chain(&error),
+        };
+        let mut refusal = Self::new(code, detail);
         refusal.0.hint = hint.map(ToOwned::to_owned);
         if let ClusterError::Manifest(manifest) = error {
             refusal.0.detail = manifest.to_string();

@@ -38,7 +38,7 @@ fn failed(node: &str, failure: &RelayFailure) -> Refusal {
 }
 
 fn slow(node: &str, deadline: Duration) -> Refusal {
-    let detail = format!("node {node:?} did not answer within {} s", deadline.as_secs());
+    let detail = format!("node {node:?} did not answer within {deadline:?}");
     Refusal::new(Code::NodeSlow, detail).hint("rikctl get nodes")
 }
 

@@ -16,9 +16,9 @@ use std::{
 };
 
 use axum::body::Body;
-use http_body_util::BodyExt;
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinError, JoinSet},
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     answer::Answerer,
-    connections::{Client, Connections, Ticket},
+    connections::{Client, Connections, Ticket, WorkingBody},
     limits::{Limits, MAX_HEAD_BYTES, MAX_HEADERS},
     routes,
     socket::Socket,
@@ -37,6 +37,12 @@ use crate::Cluster;
 
 /// Pause after an accept that failed: descriptors come free when connections end, not by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Silence after which a client is probed.
+const PROBE_AFTER: Duration = Duration::from_secs(4);
+/// Pause between probes. With the silence before, a client that is gone is found out in ten seconds.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Probes without an answer after which a client is gone.
+const PROBES: u32 = 3;
 /// What a connection that finds no room is told.
 const NO_ROOM: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -137,6 +143,17 @@ async fn pause_after(error: &io::Error, shutdown: &CancellationToken) {
     }
 }
 
+/// Sets what sockets of clients have in common. A socket that takes none of it works, only less well.
+fn prepare(stream: &TcpStream) {
+    // Answers are small and whole: waiting for more of them only delays.
+    let _ = stream.set_nodelay(true);
+    // A client whose machine is gone says nothing: without probes, a quiet stream to it would stay for ever.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, PROBE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(stream, PROBE_EVERY);
+    let _ = sockopt::set_tcp_keepcnt(stream, PROBES);
+}
+
 fn note_end(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -154,21 +171,14 @@ struct Connection {
 impl Connection {
     async fn serve(self, stream: TcpStream, client: Client, shutdown: CancellationToken) {
         let Self { ticket, answerer, limits } = self;
-        // Answers are small and whole: waiting for more of them only delays.
-        let _ = stream.set_nodelay(true);
+        prepare(&stream);
         let evicted = ticket.evicted();
-        let service = service_fn(|request: Request<Incoming>| {
-            let (answerer, work) = (Arc::clone(&answerer), ticket.work());
+        let service = service_fn(|mut request: Request<Incoming>| {
+            let (answerer, work) = (Arc::clone(&answerer), ticket.load().mark());
+            request.extensions_mut().insert(ticket.load().clone());
             async move {
                 let response = answerer.answer(client, request.map(Body::new)).await;
-                // The connection is at work until the last byte of the body has been handed over.
-                let response = response.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _at_work = &work;
-                        frame
-                    })
-                });
-                Ok::<_, Infallible>(Response::map(response, Body::new))
+                Ok::<_, Infallible>(response.map(|body| WorkingBody::new(body, work)))
             }
         });
         let served = http1::Builder::new()

@@ -72,18 +72,22 @@ async fn attempt(cluster: &Cluster, endpoint: &Endpoint) -> Result<LinkEnd, Dial
     let mut client = client(channel.clone());
     let (send, sending) = mpsc::channel(HELD_MESSAGES);
     let outgoing = ReceiverStream::new(sending).map(proto::wire::FromController::from);
-    let answer = client.connect(outgoing).await.map_err(|status| DialError::Open(Box::new(status)))?;
-    tracing::info!(scheduler = %endpoint.uri(), "connected to the scheduler");
     let (received, receive) = mpsc::channel(HELD_MESSAGES);
-    cluster.set_relay(Some(Arc::new(move |node, request| {
-        let channel = channel.clone();
-        Box::pin(async move { open_relay(channel, node, request).await })
-    })));
-    let link = Link { send, receive };
-    Ok(tokio::select! {
-        end = serve(cluster, link) => end,
-        () = carry(answer.into_inner(), received) => LinkEnd::Lost,
-    })
+    // The scheduler answers when it has read our hello, so serving and carrying begin together.
+    let carried = async {
+        let answer = client.connect(outgoing).await.map_err(|status| DialError::Open(Box::new(status)))?;
+        tracing::info!(scheduler = %endpoint.uri(), "connected to the scheduler");
+        cluster.set_relay(Some(Arc::new(move |node, request| {
+            let channel = channel.clone();
+            Box::pin(async move { open_relay(channel, node, request).await })
+        })));
+        carry(answer.into_inner(), received).await;
+        Ok(LinkEnd::Lost)
+    };
+    tokio::select! {
+        carried = carried => carried,
+        end = serve(cluster, Link { send, receive }) => Ok(end),
+    }
 }
 
 fn client(channel: Channel) -> LinkClient<Channel> {

@@ -25,8 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::wire::{Answer, Wire, soon};
 
 /// The workload that most tests use.
-pub(crate) const WEB: &str =
-    r#"{"apiVersion":"v1","kind":"Pod","name":"web","spec":{"containers":[{"name":"web","image":"nginx:1"}]}}"#;
+pub(crate) const WEB: &str = r#"{"apiVersion":"v1","kind":"Pod","name":"web","spec":{"containers":[{"name":"web","image":"nginx:1"}]}}"#;
 
 /// The controller under test.
 pub(crate) struct Bed {
@@ -35,7 +34,7 @@ pub(crate) struct Bed {
     pub(crate) store: MemoryStore,
     pub(crate) shutdown: CancellationToken,
     pub(crate) server: tokio::task::JoinHandle<()>,
-    _end: DropGuard,
+    _end: [DropGuard; 2],
 }
 
 /// A request, told apart from how it is sent.
@@ -93,12 +92,18 @@ impl Bed {
     pub(crate) async fn with(limits: Limits) -> Self {
         let store = MemoryStore::new();
         let clock = Clock::new(|| "2026-01-02T03:04:05Z".parse().unwrap());
-        let parts =
-            Parts { store: Arc::new(store.clone()), clock, ids: Ids::seeded(7), subnets: SubnetPlan::default() };
+        let parts = Parts {
+            store: Arc::new(store.clone()),
+            clock,
+            ids: Ids::seeded(7),
+            subnets: SubnetPlan::default(),
+        };
         let cluster = Cluster::open(parts).await.unwrap();
         let followed = cluster.clone();
         let shutdown = CancellationToken::new();
-        let end = shutdown.clone();
+        // The mirror outlives the server, whose last requests wait for it.
+        let over = CancellationToken::new();
+        let end = over.clone();
         tokio::spawn(async move {
             tokio::select! {
                 _ = followed.follow() => {}
@@ -109,7 +114,14 @@ impl Bed {
         let address = listener.local_addr().unwrap();
         let server = Server::new(cluster.clone()).names(vec!["rik.example".to_owned()]).limits(limits);
         let server = tokio::spawn(server.serve(listener, shutdown.clone()));
-        Self { address, cluster, store, _end: shutdown.clone().drop_guard(), shutdown, server }
+        Self {
+            address,
+            cluster,
+            store,
+            _end: [shutdown.clone().drop_guard(), over.drop_guard()],
+            shutdown,
+            server,
+        }
     }
 
     pub(crate) fn ask<'a>(&'a self, method: &'a str, path: &'a str) -> Ask<'a> {
@@ -200,7 +212,8 @@ impl<'a> Scheduler<'a> {
 
     pub(crate) async fn lose(&mut self, name: &str) {
         let lost = ToController::NodeLost { name: name.to_owned(), uid: format!("uid-{name}") };
-        self.tell(lost, |cluster| cluster.node(name).unwrap().node.status == model::NodeStatus::Unreachable).await;
+        self.tell(lost, |cluster| cluster.node(name).unwrap().node.status == model::NodeStatus::Unreachable)
+            .await;
     }
 
     /// Binds an instance to a node.
@@ -214,7 +227,8 @@ impl<'a> Scheduler<'a> {
             node: node.to_owned(),
         };
         let plan = Decisions { plan: 1, bindings: vec![binding], unplaced: Vec::new() };
-        self.tell(ToController::Plan(plan), |cluster| cluster.instance(id).unwrap().object.node.is_some()).await;
+        self.tell(ToController::Plan(plan), |cluster| cluster.instance(id).unwrap().object.node.is_some())
+            .await;
     }
 
     /// Reports an instance as running.

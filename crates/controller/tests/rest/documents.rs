@@ -12,7 +12,9 @@ const METHODS: [&str; 4] = ["get", "post", "put", "delete"];
 fn operations(document: &Value) -> Vec<(String, String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     let all = paths.iter().flat_map(|(path, item)| {
-        METHODS.iter().filter_map(move |method| Some((method.to_uppercase(), path.clone(), item.get(method)?)))
+        METHODS
+            .iter()
+            .filter_map(move |method| Some((method.to_uppercase(), path.clone(), item.get(method)?)))
     });
     all.collect()
 }
@@ -24,11 +26,47 @@ async fn the_document_lists_every_route() {
     let lines: String = operations(&document)
         .into_iter()
         .map(|(method, path, operation)| {
-            let answers: Vec<_> = operation["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+            let answers: Vec<_> =
+                operation["responses"].as_object().unwrap().keys().map(String::as_str).collect();
             format!("{method} {path} {} {}\n", operation["operationId"].as_str().unwrap(), answers.join(","))
         })
         .collect();
-    assert_snapshot!(lines, @"");
+    assert_snapshot!(lines, @"
+    GET / get_root 303,default
+    POST /api/v0/instances.create v0_create_instances 201,default
+    POST /api/v0/instances.delete v0_delete_instance 204,default
+    GET /api/v0/instances.list v0_list_instances 200,default
+    POST /api/v0/tenants.create v0_create_tenant 200,default
+    POST /api/v0/tenants.delete v0_delete_tenant 204,default
+    GET /api/v0/tenants.list v0_list_tenants 200,default
+    POST /api/v0/workloads.create v0_create_workload 200,default
+    POST /api/v0/workloads.delete v0_delete_workload 204,default
+    GET /api/v0/workloads.instances/{id} v0_list_workload_instances 200,204,default
+    GET /api/v0/workloads.list v0_list_workloads 200,default
+    GET /api/v1/cluster get_cluster 200,default
+    GET /api/v1/docs get_docs 200,default
+    GET /api/v1/docs.css get_docs_style 200,default
+    GET /api/v1/events list_events 200,default
+    GET /api/v1/instances list_instances 200,default
+    POST /api/v1/instances create_instances 201,default
+    GET /api/v1/instances/{id} get_instance 200,default
+    DELETE /api/v1/instances/{id} delete_instance 202,204,default
+    GET /api/v1/instances/{id}/logs get_logs 200,default
+    GET /api/v1/nodes list_nodes 200,default
+    GET /api/v1/nodes/{name} get_node 200,default
+    DELETE /api/v1/nodes/{name} delete_node 204,default
+    GET /api/v1/nodes/{name}/images list_images 200,default
+    POST /api/v1/nodes/{name}/images load_image 200,default
+    GET /api/v1/openapi.json get_openapi 200,default
+    GET /api/v1/schema/workload-v1.json get_schema 200,default
+    GET /api/v1/watch watch 200,default
+    GET /api/v1/workloads list_workloads 200,default
+    POST /api/v1/workloads create_workload 201,default
+    PUT /api/v1/workloads apply_workload 200,201,default
+    GET /api/v1/workloads/{name} get_workload 200,default
+    DELETE /api/v1/workloads/{name} delete_workload 204,default
+    GET /health get_health 200,default
+    ");
 }
 
 #[tokio::test]
@@ -62,11 +100,19 @@ async fn the_document_is_whole() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let mut ids = BTreeSet::new();
     for (method, path, operation) in operations(&document) {
-        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{method} {path}: its id is taken");
-        assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{method} {path}: no summary");
+        assert!(
+            ids.insert(operation["operationId"].as_str().unwrap().to_owned()),
+            "{method} {path}: its id is taken"
+        );
+        assert!(
+            operation["summary"].as_str().is_some_and(|text| !text.is_empty()),
+            "{method} {path}: no summary"
+        );
         assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{method} {path}");
-        let named: BTreeSet<_> = path.split('{').skip(1).map(|part| part.split('}').next().unwrap()).collect();
-        let given = operation["parameters"].as_array().into_iter().flatten().filter(|one| one["in"] == "path");
+        let named: BTreeSet<_> =
+            path.split('{').skip(1).map(|part| part.split('}').next().unwrap()).collect();
+        let given =
+            operation["parameters"].as_array().into_iter().flatten().filter(|one| one["in"] == "path");
         let given: BTreeSet<_> = given.map(|one| one["name"].as_str().unwrap()).collect();
         assert_eq!(named, given, "{method} {path}: parameters of the path");
         for (status, response) in operation["responses"].as_object().unwrap() {

@@ -30,16 +30,35 @@ async fn nodes_are_listed_read_and_removed_when_they_are_gone() {
     let mut scheduler = Scheduler::connect(&bed).await;
     scheduler.node("n1").await;
     scheduler.node("n2").await;
-    assert_snapshot!(bed.get("/api/v1/nodes/n1").await, @"");
+    assert_snapshot!(bed.get("/api/v1/nodes/n1").await, @r#"
+    200
+    content-type: application/json
+    etag: "2"
+
+    {"name":"n1","uid":"uid-n1","status":"Ready","statusSince":"2026-01-02T03:04:05Z","createdAt":"2026-01-02T03:04:05Z","podSubnet":"10.42.1.0/24","address":"192.0.2.1","architecture":"x86_64","os":"Debian GNU/Linux 12","kernel":"6.1.0","version":"0.1.0","cgroups":"v2","kinds":["Pod"],"labels":{},"cpu":"2","memory":"1Gi","maxInstances":20,"instances":0}
+    "#);
     let page = bed.get("/api/v1/nodes?limit=1").await.json();
-    let next = bed.get(&format!("/api/v1/nodes?limit=1&continue={}", page["continue"].as_str().unwrap())).await.json();
+    let next = bed
+        .get(&format!("/api/v1/nodes?limit=1&continue={}", page["continue"].as_str().unwrap()))
+        .await
+        .json();
     assert_eq!((&page["items"][0]["name"], &next["items"][0]["name"]), (&"n1".into(), &"n2".into()));
     assert_eq!(next.get("continue"), None);
-    assert_snapshot!(bed.get("/api/v1/nodes/n3").await, @"");
-    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @"");
+    assert_snapshot!(bed.get("/api/v1/nodes/n3").await, @r#"
+    404
+    content-type: application/problem+json
+
+    {"code":"node-not-found","title":"There is no such node","status":404,"detail":"there is no node \"n3\"","hint":"rikctl get nodes","request":"r1"}
+    "#);
+    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @r#"
+    409
+    content-type: application/problem+json
+
+    {"code":"node-in-use","title":"The node still takes part","status":409,"detail":"node \"n1\" is in use: it is heard from; stop its riklet first","request":"r1"}
+    "#);
     scheduler.lose("n1").await;
     assert_eq!(bed.get("/api/v1/nodes/n1").await.json()["status"], "Unreachable");
-    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @"");
+    assert_snapshot!(bed.delete("/api/v1/nodes/n1").await, @"204");
     assert_eq!(bed.delete("/api/v1/nodes/n1").await.code(), "node-not-found");
 }
 
@@ -52,7 +71,13 @@ async fn a_log_is_passed_on_as_it_comes() {
     let mut wire = bed.ask("GET", path).open().await;
     let end = soon(ends.recv()).await.unwrap();
     let uid = bed.cluster.instance("web-1").unwrap().object.uid.clone();
-    let expected = StreamRequest::Logs { uid, container: "web".to_owned(), follow: true, tail: Some(5), timestamps: true };
+    let expected = StreamRequest::Logs {
+        uid,
+        container: "web".to_owned(),
+        follow: true,
+        tail: Some(5),
+        timestamps: true,
+    };
     assert_eq!(end.request, expected);
     end.send.send(data("one\n")).await.unwrap();
     let head = wire.head().await;
@@ -117,11 +142,37 @@ async fn logs_are_refused_with_a_reason() {
     let two = r#"{"kind":"Pod","name":"two","spec":{"containers":[{"name":"a","image":"a"},{"name":"b","image":"b"}]}}"#;
     bed.post("/api/v1/workloads", two).await;
     bed.post("/api/v1/instances", r#"{"workload":"two","name":"two-1"}"#).await;
-    assert_snapshot!(bed.get("/api/v1/instances/nope/logs").await, @"");
-    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs").await, @"");
-    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=..%2F..%2Fetc").await, @"");
-    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=a").await, @"");
-    assert_snapshot!(bed.get("/api/v1/instances/web-1/logs").await, @"");
+    assert_snapshot!(bed.get("/api/v1/instances/nope/logs").await, @r#"
+    404
+    content-type: application/problem+json
+
+    {"code":"instance-not-found","title":"There is no such instance","status":404,"detail":"there is no instance \"nope\"","hint":"rikctl get instances","request":"r1"}
+    "#);
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs").await, @r#"
+    400
+    content-type: application/problem+json
+
+    {"code":"request-invalid","title":"The request makes no sense","status":400,"detail":"instance \"two-1\" has several containers","hint":"name one of them: a, b","request":"r1"}
+    "#);
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=..%2F..%2Fetc").await, @r#"
+    404
+    content-type: application/problem+json
+
+    {"code":"container-not-found","title":"There is no such container","status":404,"detail":"instance \"two-1\" has no container \"../../etc\"; it has a, b","request":"r1"}
+    "#);
+    assert_snapshot!(bed.get("/api/v1/instances/two-1/logs?container=a").await, @r#"
+    409
+    content-type: application/problem+json
+
+    {"code":"not-placed","title":"The instance has no node yet","status":409,"detail":"instance \"two-1\" has no node yet, so it has no log","hint":"rikctl describe instance two-1","request":"r1"}
+    "#);
+    assert_snapshot!(bed.get("/api/v1/instances/web-1/logs").await, @r#"
+    503
+    content-type: application/problem+json
+    retry-after: 1
+
+    {"code":"scheduler-away","title":"The scheduler is not connected","status":503,"detail":"the scheduler is not connected","hint":"start the scheduler, or look at SCHEDULER_URL","request":"r1"}
+    "#);
     assert_eq!(bed.get("/api/v1/instances/web-1/logs?tail=-1").await.code(), "parameter-invalid");
     assert_eq!(bed.get("/api/v1/instances/web-1/logs?folow").await.code(), "parameter-invalid");
 }
@@ -153,7 +204,9 @@ async fn images_are_listed_by_reference() {
     with_instance(&bed).await;
     let mut ends = nodes_of(&bed);
     let image = |reference: &str| {
-        format!(r#"{{"node":"n1","reference":"{reference}","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"}}"#)
+        format!(
+            r#"{{"node":"n1","reference":"{reference}","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"}}"#
+        )
     };
     let list = format!("[{},{}]", image("b:1"), image("a:1"));
     let (answer, ()) = tokio::join!(bed.get("/api/v1/nodes/n1/images"), async {
@@ -164,7 +217,12 @@ async fn images_are_listed_by_reference() {
         end.send.send(data(&list[10..])).await.unwrap();
         end.send.send(Frame::End).await.unwrap();
     });
-    assert_snapshot!(answer, @"");
+    assert_snapshot!(answer, @r#"
+    200
+    content-type: application/json
+
+    {"items":[{"node":"n1","reference":"a:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"},{"node":"n1","reference":"b:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"}],"revision":5}
+    "#);
     assert_eq!(bed.get("/api/v1/nodes/nope/images").await.code(), "node-not-found");
     let (answer, ()) = tokio::join!(bed.get("/api/v1/nodes/n1/images"), async {
         let end = soon(ends.recv()).await.unwrap();
@@ -181,7 +239,10 @@ async fn an_image_is_passed_on_whatever_its_size() {
     let mut ends = nodes_of(&bed);
     let size = 5 << 20;
     let archive: Vec<u8> = (0..size).map(|index: u32| index.to_le_bytes()[0]).collect();
-    let load = bed.ask("POST", "/api/v1/nodes/n1/images").json(archive.clone()).with("content-type", "application/x-tar");
+    let load = bed
+        .ask("POST", "/api/v1/nodes/n1/images")
+        .json(archive.clone())
+        .with("content-type", "application/x-tar");
     let (answer, received) = tokio::join!(load.answer(), async {
         let mut end = soon(ends.recv()).await.unwrap();
         assert_eq!(end.request, StreamRequest::LoadImage);
@@ -194,7 +255,12 @@ async fn an_image_is_passed_on_whatever_its_size() {
         end.send.send(Frame::End).await.unwrap();
         received
     });
-    assert_snapshot!(answer, @"");
+    assert_snapshot!(answer, @r#"
+    200
+    content-type: application/json
+
+    ["hello:latest"]
+    "#);
     assert!(received == archive, "the archive is not the one that was sent");
 }
 
@@ -203,13 +269,31 @@ async fn an_image_that_its_node_refuses_is_refused_while_it_is_being_sent() {
     let bed = Bed::start().await;
     with_instance(&bed).await;
     let mut ends = nodes_of(&bed);
-    let load = bed.ask("POST", "/api/v1/nodes/n1/images").json(vec![7; 4 << 20]).with("content-type", "application/x-tar");
+    let load = bed
+        .ask("POST", "/api/v1/nodes/n1/images")
+        .json(vec![7; 4 << 20])
+        .with("content-type", "application/x-tar");
     let (answer, ()) = tokio::join!(load.answer(), async {
         let mut end = soon(ends.recv()).await.unwrap();
         assert!(matches!(soon(end.receive.recv()).await, Some(Frame::Data(_))));
         end.send.send(failed("image-invalid")).await.unwrap();
     });
-    assert_snapshot!(answer, @"");
-    let text = bed.ask("POST", "/api/v1/nodes/n1/images").json("x").with("content-type", "text/plain").answer().await;
-    assert_snapshot!(text, @"");
+    assert_snapshot!(answer, @r#"
+    502
+    content-type: application/problem+json
+
+    {"code":"node-failed","title":"The node could not do it","status":502,"detail":"node \"n1\" answered: as asked","request":"r1"}
+    "#);
+    let text = bed
+        .ask("POST", "/api/v1/nodes/n1/images")
+        .json("x")
+        .with("content-type", "text/plain")
+        .answer()
+        .await;
+    assert_snapshot!(text, @r#"
+    415
+    content-type: application/problem+json
+
+    {"code":"content-type-unsupported","title":"The type of the body is not read here","status":415,"detail":"the Content-Type is \"text/plain\"","hint":"send one of application/x-tar, application/octet-stream, application/gzip, application/zstd","request":"r1"}
+    "#);
 }

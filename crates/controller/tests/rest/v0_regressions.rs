@@ -22,7 +22,8 @@ async fn c01_deleting_a_workload_ends_its_instances_and_the_controller_lives() {
     scheduler.bind("bound", "n1").await;
     assert_eq!(bed.post("/api/v0/workloads.delete", &format!(r#"{{"id":"{id}"}}"#)).await.status, 204);
     let left = bed.get("/api/v0/instances.list").await.json();
-    let left: Vec<_> = left.as_array().unwrap().iter().map(|one| (&one["id"], &one["value"]["status"])).collect();
+    let left: Vec<_> =
+        left.as_array().unwrap().iter().map(|one| (&one["id"], &one["value"]["status"])).collect();
     assert_eq!(left, [(&"bound".into(), &"Destroying".into())]);
     assert_eq!(bed.post("/api/v0/instances.delete", r#"{"id":"bound"}"#).await.status, 204);
 }
@@ -136,7 +137,9 @@ async fn c14_generated_ids_are_all_different() {
     let id = bed.web().await;
     let mut ids = BTreeSet::new();
     for _ in 0..3 {
-        let made = bed.post("/api/v0/instances.create", &format!(r#"{{"workload_id":"{id}","replicas":1000}}"#)).await;
+        let made = bed
+            .post("/api/v0/instances.create", &format!(r#"{{"workload_id":"{id}","replicas":1000}}"#))
+            .await;
         ids.extend(made.json().as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
     }
     assert_eq!(ids.len(), 3_000);

@@ -14,7 +14,8 @@ use crate::{
 /// The revisions in the `data` of a stream's text.
 fn revisions(text: &str) -> Vec<u64> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-    data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap()["revision"].as_u64().unwrap()).collect()
+    data.map(|data| serde_json::from_str::<serde_json::Value>(data).unwrap()["revision"].as_u64().unwrap())
+        .collect()
 }
 
 async fn opened(bed: &Bed, path: &str) -> Wire {
@@ -28,10 +29,16 @@ async fn opened(bed: &Bed, path: &str) -> Wire {
 async fn changes_are_told_as_they_happen() {
     let bed = Bed::start().await;
     let mut wire = bed.ask("GET", "/api/v1/watch").open().await;
-    assert_snapshot!(wire.head().await, @"");
+    assert_snapshot!(wire.head().await, @"
+    200
+    content-type: text/event-stream
+    ");
     assert_eq!(wire.chunks_until("\n\n").await, ": watching\n\n");
     bed.web().await;
-    assert_snapshot!(wire.chunks_until("\n\n").await, @"");
+    assert_snapshot!(wire.chunks_until("\n\n").await, @r#"
+    id: 2
+    data: {"revision":2,"action":"created","object":"workload","name":"web","value":{"apiVersion":"v1","createdAt":"2026-01-02T03:04:05Z","id":"b7e1e158-6721-4173-bb2b-2203a8a4fd91","kind":"Pod","name":"web","replicas":1,"spec":{"containers":[{"image":"nginx:1","name":"web"}],"terminationGracePeriodSeconds":10}}}
+    "#);
     bed.delete("/api/v1/workloads/web").await;
     let told = wire.chunks_until("\n\n").await + &wire.chunks_until("\n\n").await;
     assert!(told.contains(r#""action":"changed""#) && told.contains(r#""action":"deleted""#), "{told}");
@@ -48,7 +55,8 @@ async fn a_watch_from_a_list_misses_nothing_and_can_go_on_from_the_last_id() {
     let text = wire.chunks_until("\n\n").await + &wire.chunks_until("\n\n").await;
     assert_eq!(revisions(&text), [listed + 1, listed + 2]);
     assert!(text.contains(&format!("id: {}\n", listed + 2)));
-    let mut again = bed.ask("GET", "/api/v1/watch?after=0").with("last-event-id", (listed + 1).to_string()).open().await;
+    let mut again =
+        bed.ask("GET", "/api/v1/watch?after=0").with("last-event-id", (listed + 1).to_string()).open().await;
     assert_eq!(again.head().await.status, 200);
     again.until(": watching\n\n").await;
     let text = again.until("\n\n").await;
@@ -97,8 +105,18 @@ async fn history_that_is_gone_is_told_before_the_stream_begins() {
     bed.web().await;
     bed.instance("web-1").await;
     bed.store.compact(bed.cluster.overview().revision).await.unwrap();
-    assert_snapshot!(bed.get("/api/v1/watch?after=1").await, @"");
-    assert_snapshot!(bed.get("/api/v1/watch?after=1000000").await, @"");
+    assert_snapshot!(bed.get("/api/v1/watch?after=1").await, @r#"
+    410
+    content-type: application/problem+json
+
+    {"code":"compacted","title":"The history does not go back so far","status":410,"detail":"the history before revision 3 is gone","hint":"list again, then watch from the list's revision","request":"r1"}
+    "#);
+    assert_snapshot!(bed.get("/api/v1/watch?after=1000000").await, @r#"
+    410
+    content-type: application/problem+json
+
+    {"code":"revision-ahead","title":"The revision does not exist yet","status":410,"detail":"the newest revision is 3","hint":"list again, then watch from the list's revision","request":"r1"}
+    "#);
     for query in ["after=-1", "after=x", "object=pod", "objects=node"] {
         assert_eq!(bed.get(&format!("/api/v1/watch?{query}")).await.code(), "parameter-invalid", "{query}");
     }
@@ -113,7 +131,13 @@ async fn h_rest_22_watches_are_counted_and_their_places_given_back() {
     for _ in 0..3 {
         held.push(opened(&bed, "/api/v1/watch").await);
     }
-    assert_snapshot!(bed.get("/api/v1/watch").await, @"");
+    assert_snapshot!(bed.get("/api/v1/watch").await, @r#"
+    429
+    content-type: application/problem+json
+    retry-after: 1
+
+    {"code":"too-many","title":"A bound was reached","status":429,"detail":"3 watches and logs are open already, and more are not allowed","hint":"close one, or try again later","request":"r1"}
+    "#);
     // Ordinary requests go on.
     assert_eq!(bed.get("/health").await.status, 200);
     held.clear();

@@ -25,8 +25,15 @@ pub(crate) struct Answer {
 }
 
 /// Header fields that are part of what is promised, in the order in which snapshots show them.
-const TOLD: [&str; 7] =
-    ["content-type", "etag", "location", "allow", "retry-after", "content-security-policy", "access-control-allow-origin"];
+const TOLD: [&str; 7] = [
+    "content-type",
+    "etag",
+    "location",
+    "allow",
+    "retry-after",
+    "content-security-policy",
+    "access-control-allow-origin",
+];
 
 impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -81,7 +88,7 @@ impl Wire {
 
     /// Reads more; false at the end.
     async fn fill(&mut self) -> bool {
-        let mut piece = [0; 64 << 10];
+        let mut piece = vec![0; 64 << 10];
         match soon(self.stream.read(&mut piece)).await {
             Ok(0) | Err(_) => false,
             Ok(count) => {
@@ -104,7 +111,11 @@ impl Wire {
                 let text = std::mem::replace(&mut self.held, rest);
                 return String::from_utf8(text).unwrap();
             }
-            assert!(self.fill().await, "the stream ended before {mark:?}: {:?}", String::from_utf8_lossy(&self.held));
+            assert!(
+                self.fill().await,
+                "the stream ended before {mark:?}: {:?}",
+                String::from_utf8_lossy(&self.held)
+            );
         }
     }
 
@@ -162,7 +173,8 @@ impl Wire {
     pub(crate) async fn chunks_until(&mut self, mark: &str) -> String {
         let mut text = String::new();
         while !text.ends_with(mark) {
-            let piece = self.chunk().await.unwrap_or_else(|| panic!("the body ended before {mark:?}: {text}"));
+            let piece =
+                self.chunk().await.unwrap_or_else(|| panic!("the body ended before {mark:?}: {text}"));
             text.push_str(std::str::from_utf8(&piece).unwrap());
         }
         text

@@ -1,14 +1,15 @@
 //! The manifest: what a user writes to define a workload.
 //!
-//! The types here are the one source: the parser reads into them, the published JSON Schema and the reference page
-//! are generated from them ([`schema`]), and everything that they name is applied by the node. Text becomes a
-//! [`Workload`] through [`read`], which reports every fault at once.
+//! The types here are the one source: the parser reads into them, the published JSON Schema ([`schema`]) and the
+//! reference page ([`mod@reference`]) are generated from them, and everything that they name is applied by the node.
+//! Text becomes a [`Workload`] through [`read`], which reports every fault at once.
 //!
 //! *Guarantee*: a [`Workload`] that came out of [`read`] obeys every rule of the schema and of [`rules`].
 
 pub mod check;
 pub mod names;
 pub mod read;
+pub mod reference;
 pub mod rules;
 pub mod schema;
 pub mod tree;

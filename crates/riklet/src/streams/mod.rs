@@ -6,7 +6,10 @@
 mod images;
 mod logs;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use proto::{
     MAX_MESSAGE_BYTES,
@@ -17,6 +20,9 @@ use runtime::pod::PodRuntime;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
+
+/// How long a user may take to end its half of a stream after we have ended ours.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// What streams work on.
 pub struct Streams {
@@ -49,6 +55,7 @@ impl Streams {
     /// Dials the stream with this id and serves it to its end.
     pub async fn answer(self: Arc<Self>, client: SessionClient<Channel>, stream: String, request: StreamRequest) {
         let (send, sending) = mpsc::channel(HELD_FRAMES);
+        let id = stream.clone();
         let outgoing = tokio_stream::once(Frame::Open(stream.clone())).chain(ReceiverStream::new(sending));
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let answer = client.relay(outgoing.map(proto::wire::Frame::from)).await;
@@ -66,6 +73,14 @@ impl Streams {
         };
         // Nobody reads it if the user has gone.
         let _ = stream.send.send(last).await;
+        let Stream { send, mut receive } = stream;
+        drop(send);
+        // Dropping our reading half at once would reset the stream before the last frames are through: the user ends
+        // its half when it has read ours.
+        let ended = async { while let Ok(Some(_)) = receive.message().await {} };
+        if tokio::time::timeout(FAREWELL, ended).await.is_err() {
+            tracing::debug!(stream = id, "the user did not end the stream");
+        }
     }
 
     async fn serve(&self, stream: &mut Stream, request: StreamRequest) -> Result<(), RelayFailure> {

@@ -14,8 +14,8 @@ use proto::{
     channel::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
     wire::{link_server::LinkServer, session_server::SessionServer},
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -55,6 +55,17 @@ pub enum ServeError {
     },
 }
 
+/// Where the scheduler listens, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For riklets.
+    pub workers: TcpListener,
+    /// For riklets on this machine, which may live in network namespaces of their own.
+    pub workers_socket: Option<UnixListener>,
+    /// For controllers.
+    pub controllers: TcpListener,
+}
+
 /// Runs the scheduler until `shutdown`.
 ///
 /// # Errors
@@ -64,24 +75,40 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     let controllers = bind(config.controllers).await?;
     warn_if_open(config.workers, "nodes");
     warn_if_open(config.controllers, "controllers");
+    tracing::info!(workers = %config.workers, controllers = %config.controllers, "the scheduler is ready");
+    serve(Listeners { workers, workers_socket: None, controllers }, shutdown).await
+}
+
+/// Serves on what is bound already, until `shutdown`.
+///
+/// # Errors
+/// Serving failed.
+pub async fn serve(listeners: Listeners, shutdown: CancellationToken) -> Result<(), ServeError> {
     let (engine, handle) = Engine::new();
     let hub = Hub::default();
     let sessions = SessionServer::new(Workers::new(handle.clone(), hub.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let links = LinkServer::new(Controllers::new(handle, hub)).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    tracing::info!(workers = %config.workers, controllers = %config.controllers, "the scheduler is ready");
-    let served = tokio::select! {
-        served = server().add_service(sessions).serve_with_incoming(TcpListenerStream::new(workers)) => {
-            served.map_err(|source| ServeError::Serve { who: "nodes", source })
+    let workers = TcpListenerStream::new(listeners.workers);
+    let controllers = TcpListenerStream::new(listeners.controllers);
+    let local = sessions.clone();
+    let on_socket = async {
+        match listeners.workers_socket {
+            Some(socket) => server().add_service(local).serve_with_incoming(UnixListenerStream::new(socket)).await,
+            None => std::future::pending().await,
         }
-        served = server().add_service(links).serve_with_incoming(TcpListenerStream::new(controllers)) => {
+    };
+    let for_nodes = |source| ServeError::Serve { who: "nodes", source };
+    // Nothing is lost by ending at once: peers connect again and say everything again.
+    tokio::select! {
+        served = server().add_service(sessions).serve_with_incoming(workers) => served.map_err(for_nodes),
+        served = on_socket => served.map_err(for_nodes),
+        served = server().add_service(links).serve_with_incoming(controllers) => {
             served.map_err(|source| ServeError::Serve { who: "controllers", source })
         }
         () = engine.run() => Ok(()),
         () = shutdown.cancelled() => Ok(()),
-    };
-    // Nothing is lost by ending at once: peers connect again and say everything again.
-    served
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

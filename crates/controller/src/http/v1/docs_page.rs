@@ -158,10 +158,11 @@ fn type_of(schema: &Value) -> String {
         let name = escape(name);
         return format!("<a href=\"#schema-{name}\">{name}</a>");
     }
-    let one_of = schema["oneOf"].as_array().or_else(|| schema["allOf"].as_array());
-    if let Some(all) = one_of {
-        let all: Vec<_> = all.iter().filter(|one| one["type"] != "null").map(type_of).collect();
-        return all.join(" or ");
+    for (kind, word) in [("oneOf", " or "), ("allOf", " and ")] {
+        if let Some(all) = schema[kind].as_array() {
+            let all: Vec<_> = all.iter().filter(|one| one["type"] != "null").map(type_of).collect();
+            return all.join(word);
+        }
     }
     match &schema["type"] {
         Value::String(name) if name == "array" => format!("list of {}", type_of(&schema["items"])),

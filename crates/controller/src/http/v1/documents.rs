@@ -7,7 +7,7 @@ use axum::{
 };
 use http::header;
 use model::api::Problem;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{
     OpenApi as _,
     openapi::{
@@ -32,11 +32,31 @@ pub(crate) struct Documents {
 impl Documents {
     /// The documents of the API that `openapi` describes.
     pub(crate) fn new(openapi: &OpenApi) -> Self {
-        let value = serde_json::to_value(openapi).unwrap_or(Value::Null);
+        let mut value = serde_json::to_value(openapi).unwrap_or(Value::Null);
+        link(&mut value["components"]["schemas"]);
         Self {
             schema: pretty(&model::manifest::schema::document()),
             openapi: pretty(&value),
             page: docs_page::render(&value).into(),
+        }
+    }
+}
+
+/// Makes generic schemas refer to what they are made of, which the generator writes out in each of them.
+fn link(schemas: &mut Value) {
+    let Value::Object(schemas) = schemas else { return };
+    let names: Vec<String> = schemas.keys().cloned().collect();
+    for name in &names {
+        let Some((wrapper, inner)) = name.split_once('_') else { continue };
+        let place = match wrapper {
+            "Page" => "/properties/items/items",
+            "Versioned" => "/allOf/0",
+            _ => continue,
+        };
+        if names.iter().any(|name| name == inner)
+            && let Some(copy) = schemas.get_mut(name).and_then(|schema| schema.pointer_mut(place))
+        {
+            *copy = json!({ "$ref": format!("#/components/schemas/{inner}") });
         }
     }
 }

@@ -48,7 +48,8 @@ pub(super) async fn list_events(
         (one, other) => one.or(other),
     };
     // A revision alone stands for its first change.
-    let before = before.map(|before| if before.contains('.') { before } else { format!("{before}.0") });
+    let before =
+        before.map(|before| if before.parse::<u64>().is_ok() { format!("{before}.0") } else { before });
     match api.cluster().events(before.as_deref(), limit).await {
         Ok(page) => Ok(Json(page)),
         Err(ClusterError::InvalidRequest { detail }) => Err(Refusal::new(Code::ParameterInvalid, detail)),

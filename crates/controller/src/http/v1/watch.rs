@@ -40,6 +40,7 @@ pub(super) struct WatchParams {
     /// Revision after which changes are told; from now on without it.
     after: Option<u64>,
     /// Only changes of this sort of object.
+    #[param(inline)]
     object: Option<Sort>,
 }
 

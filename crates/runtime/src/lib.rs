@@ -1,0 +1,104 @@
+//! Running things on a node: the [`Runtime`] contract and what implements it.
+//!
+//! ```text
+//!  riklet ──Runtime──▶ pod/   (shim, libcontainer, images, network)
+//!                  └─▶ fake   (nothing real: simulation and tests)
+//! ```
+//! The runtime is the keeper of what exists on this machine: its first act for an instance is a record on disk, its
+//! last is to remove that record, and whatever happened in between can be found again by [`Runtime::list`] after any
+//! crash. It decides nothing: which step comes next is the law of `model::lifecycle`.
+//!
+//! *Guarantees*, for every implementation:
+//! - Each method is safe to repeat, and safe to be dropped or killed at any instant.
+//! - After `start` has begun for an instance, no later call ever starts it a second time.
+//! - After `remove` returned Ok, nothing of the instance is left: no process, mount, namespace, group, address, rule, file.
+//! - One instance's trouble never blocks a call about another.
+
+pub mod fake;
+pub mod pod;
+
+use async_trait::async_trait;
+use model::{
+    Kind, WorkloadSpec,
+    lifecycle::{Facts, Observed},
+};
+use serde::{Deserialize, Serialize};
+
+/// What a runtime needs to know of an instance; it is the record on disk as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceSpec {
+    /// Id of the instance, for people: names in messages and the host name inside. Never part of a path.
+    pub id: String,
+    /// Unique for ever; names everything of it on this machine. A uuid in its usual form.
+    pub uid: String,
+    /// Kind of workload.
+    pub kind: Kind,
+    /// What it consists of.
+    pub spec: WorkloadSpec,
+}
+
+/// How far a preparation is: for the message of an instance that is being created.
+pub type Progress<'a> = &'a (dyn Fn(Facts) + Send + Sync);
+
+/// What runs instances on this machine. See the module for what every implementation guarantees.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Every instance that there is a record of, whatever its state.
+    async fn list(&self) -> Result<Vec<InstanceSpec>, RuntimeError>;
+
+    /// What is there of the instance right now, from disk and kernel.
+    async fn inspect(&self, uid: &str) -> Result<Observed, RuntimeError>;
+
+    /// Records the instance and makes everything that it needs: images, root file systems, sandbox, network.
+    /// Completes what an earlier attempt left half done.
+    async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Result<(), RuntimeError>;
+
+    /// Starts the prepared instance. Ok once all of its containers have started; on an error none of them is left.
+    async fn start(&self, uid: &str) -> Result<(), RuntimeError>;
+
+    /// Waits until [`Runtime::inspect`] may say something new about a running instance.
+    async fn changed(&self, uid: &str);
+
+    /// Ends its containers: politely, and by force after its grace period. Ok when no process is left.
+    async fn stop(&self, uid: &str) -> Result<(), RuntimeError>;
+
+    /// Gives back network, mounts and groups of an instance that does not run; keeps the record and the logs.
+    async fn release(&self, uid: &str) -> Result<(), RuntimeError>;
+
+    /// Removes every trace. Ok if there is none already.
+    async fn remove(&self, uid: &str) -> Result<(), RuntimeError>;
+
+    /// Restores what other programs may have taken away from all instances, such as firewall rules. Called now and then.
+    async fn heal(&self) -> Result<(), RuntimeError>;
+}
+
+/// An operation that did not succeed. Its reason and sentence are what the user is told.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct RuntimeError {
+    /// What was being done to what, as a fragment that fits after "failed to".
+    pub operation: String,
+    /// The code that the instance gets if this is the end of it.
+    pub reason: model::Reason,
+    /// Whether trying again later may help.
+    pub transient: bool,
+    /// Why it did not succeed.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl RuntimeError {
+    /// The whole chain of causes as one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = self.operation.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}

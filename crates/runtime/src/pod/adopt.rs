@@ -1,0 +1,179 @@
+//! Opening the runtime: what an earlier process left is taken over or cleared away.
+//!
+//! ```text
+//!  images ┐                  ┌─▶ networks that are gone: prepare again
+//!  network├─▶ records ─▶ shim┼─▶ starts that were cut off: the rest is ended
+//!  groups ┘                  └─▶ groups and logs that nobody owns: removed
+//! ```
+
+use std::{collections::BTreeMap, fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+
+use images::ImageStore;
+use network::{Attachment, Network};
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::Semaphore;
+
+use super::{
+    DISK_WORK_FOR_EACH_PROCESSOR, OpenError, PodRuntime, PodRuntimeConfig, Shared, blocking,
+    busy::Busy,
+    cgroup::Cgroups,
+    link::{LinkConfig, ShimLink},
+    news::News,
+    record::{Found, Places, Record, Stage},
+    remove_dir,
+    shim::{
+        self,
+        wire::{Answer, PodLook, Request},
+    },
+    spec::Machine,
+};
+
+impl PodRuntime {
+    /// Opens the runtime: takes over what runs, and clears away what an earlier process left half done.
+    ///
+    /// # Errors
+    /// If the machine lacks something, or another process has the state directory.
+    pub async fn open(config: PodRuntimeConfig) -> Result<Self, OpenError> {
+        let places = Places::new(config.state_dir.clone());
+        for path in [config.state_dir.clone(), places.pods(), places.logs(), places.shim()] {
+            make_private(&path)?;
+        }
+        let state_dir = &config.state_dir;
+        let unusable = |source| OpenError::Directory { path: state_dir.clone(), source };
+        let boot_id = shim::boot_id().map_err(unusable)?;
+        // Before anything else: it is locked, so that there is one runtime for each state directory.
+        let (root, registry) = (state_dir.join("images"), config.registry.clone());
+        let images = blocking(move || ImageStore::open(&root, registry)).await.map_err(unusable)?;
+        let images = images.map_err(|source| OpenError::Images { source })?;
+        let cgroups = Cgroups::open(&config.node).map_err(|source| OpenError::Cgroups { source })?;
+        let news = Arc::new(News::default());
+        let link = LinkConfig { dir: places.shim(), command: config.shim.clone(), cgroups: cgroups.clone() };
+        let records = read_records(&places).map_err(unusable)?;
+        let network = open_network(&config, &places, &records, &boot_id);
+        let shim = async {
+            let opened = ShimLink::open(link, Arc::clone(&news)).await;
+            opened.map_err(|source| OpenError::Shim { source })
+        };
+        let (network, link) = tokio::try_join!(network, shim)?;
+        let machine = look_at_machine(&cgroups);
+        let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
+        let state_dir = config.state_dir;
+        let busy = Busy::default();
+        let shared = Shared {
+            state_dir,
+            places,
+            boot_id,
+            machine,
+            images,
+            network,
+            cgroups,
+            link,
+            news,
+            disk_work,
+            busy,
+        };
+        let runtime = Self { shared: Arc::new(shared) };
+        runtime.end_cut_off_starts(&records).await?;
+        runtime.clear_strays(&records).await;
+        Ok(runtime)
+    }
+
+    /// Ends what is left of starts that a lost shim had not completed: a pod runs whole or not at all.
+    async fn end_cut_off_starts(&self, records: &BTreeMap<String, Option<Record>>) -> Result<(), OpenError> {
+        let answer =
+            self.shared.link.call(Request::List).await.map_err(|source| OpenError::Shim { source })?;
+        let Answer::Pods(pods) = answer else { return Ok(()) };
+        for PodLook { pod, starting, running } in pods {
+            let Some(Some(record)) = records.get(&pod) else { continue };
+            let Ok(place) = self.shared.places.pod(&pod) else { continue };
+            let files = place.container_files(record.spec.spec.containers.len());
+            let never_begun = files.iter().any(|own| own.process.is_none() && own.exit.is_none());
+            if !starting && !running.is_empty() && never_begun {
+                tracing::warn!(instance.uid = pod, "a start was cut off; what had started of it is ended");
+                if let Err(error) = self.kill(&pod).await {
+                    tracing::warn!(instance.uid = pod, error = error.sentence(), "it does not end");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes groups and logs of pods that are gone. What stays is told of; it harms nobody.
+    async fn clear_strays(&self, records: &BTreeMap<String, Option<Record>>) {
+        let cgroups = self.shared.cgroups.clone();
+        let known: Vec<String> = records.keys().cloned().collect();
+        let logs = self.shared.places.logs();
+        let work = move || {
+            for uid in cgroups.pods().into_iter().filter(|uid| !known.contains(uid)) {
+                if let Err(error) = cgroups.remove_pod(&uid) {
+                    tracing::warn!(instance.uid = uid, %error, "control groups of an earlier pod stay");
+                }
+            }
+            for entry in std::fs::read_dir(&logs).into_iter().flatten().flatten() {
+                let ours = entry.file_name().into_string().is_ok_and(|name| known.contains(&name));
+                if !ours && let Err(error) = remove_dir(&entry.path()) {
+                    tracing::warn!(path = %entry.path().display(), %error, "logs of an earlier pod stay");
+                }
+            }
+        };
+        let _ = blocking(work).await;
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| OpenError::Directory { path: path.to_owned(), source })
+}
+
+/// All records; None for those that cannot be understood.
+fn read_records(places: &Places) -> io::Result<BTreeMap<String, Option<Record>>> {
+    let mut records = BTreeMap::new();
+    for uid in places.uids()? {
+        let record = match places.pod(&uid)?.read() {
+            Found::Record(record) => Some(*record),
+            Found::Torn { why } => {
+                tracing::warn!(instance.uid = uid, error = %why, "an instance's record is not understood");
+                None
+            }
+            Found::Nothing => continue,
+        };
+        records.insert(uid, record);
+    }
+    Ok(records)
+}
+
+async fn open_network(
+    config: &PodRuntimeConfig,
+    places: &Places,
+    records: &BTreeMap<String, Option<Record>>,
+    boot_id: &str,
+) -> Result<Network, OpenError> {
+    let failed = |source| OpenError::Network { source };
+    let network = Network::open(config.network.clone()).await.map_err(failed)?;
+    let attached = |record: &Record| record.attachment.clone().filter(|_| record.boot_id == boot_id);
+    let known: Vec<Attachment> = records.values().flatten().filter_map(attached).collect();
+    let found = network.reconcile(&known).await.map_err(failed)?;
+    for what in &found.removed {
+        tracing::info!(what, "something of an earlier pod was removed from the network");
+    }
+    for (owner, why) in found.lost {
+        tracing::warn!(instance.uid = %owner, why, "a pod's network is gone");
+        let Some(Some(record)) = records.get(owner.as_str()) else { continue };
+        if record.stage == Stage::Prepared {
+            let again = Record { stage: Stage::Preparing, attachment: None, ..record.clone() };
+            let written = places.pod(owner.as_str()).and_then(|place| place.write(&again));
+            written.map_err(|source| OpenError::Directory { path: places.pods(), source })?;
+        }
+    }
+    Ok(network)
+}
+
+fn look_at_machine(cgroups: &Cgroups) -> Machine {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Machine {
+        unified: cgroups.is_unified(),
+        swap: cgroups.limits_swap(),
+        open_files_max: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+        processors: u32::try_from(processors).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,510 @@
+//! Control groups of this node: one for each pod, the containers' below it, and one for the shim.
+//!
+//! ```text
+//!  v1, in each hierarchy        v2
+//!  <mount>/rik/<node>/<uid>     /sys/fs/cgroup/rik/<node>/<uid>     the pod: limits of the whole
+//!                     └─<n>                               └─<n>     a container: libcontainer makes it
+//!                  └─shim                              └─shim
+//! ```
+//! *Guarantees*: nothing outside `/rik/<node>` is ever written to, but for the v2 switch that lets controllers reach it;
+//! mounts are never changed; removing a pod ends whatever still runs in it.
+//! *Assumption*: where v1 hierarchies exist they are used, as libcontainer does; a unified one beside them is left alone.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::limits::{CPU_PERIOD_MICROS, Limits};
+
+/// Where the unified hierarchy is if it is the only one, and where the others are below.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// The v1 controllers that libcontainer puts containers under.
+const CONTROLLERS: [&str; 12] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
+/// The v2 controllers that pods are given, where the machine has them.
+const UNIFIED_CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
+/// Folder of everything of RIK.
+const TOP: &str = "rik";
+/// How long a group's processes may take to vanish after they were killed.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
+/// Time between two looks at a group that is not empty yet.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// What could not be done about control groups.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The machine has none, or none that are mounted where they belong.
+    #[error("find control groups below {CGROUP_ROOT}")]
+    None,
+    /// A name that cannot be a folder's.
+    #[error("use {name:?} as the name of a control group")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// A limit was asked for that this machine cannot set.
+    #[error("limit {what}: this machine has no control group for it")]
+    NoController {
+        /// What was to be limited.
+        what: &'static str,
+    },
+    /// A folder or file of a group could not be made, written or removed.
+    #[error("{operation} {}", path.display())]
+    Path {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Processes do not end.
+    #[error("empty {}: processes {pids:?} do not end", path.display())]
+    Occupied {
+        /// The group.
+        path: PathBuf,
+        /// Who is in it.
+        pids: Vec<i32>,
+    },
+}
+
+/// Which hierarchies there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One for each set of controllers: controllers and mount point.
+    Legacy(Vec<(BTreeSet<String>, PathBuf)>),
+    /// One for all.
+    Unified(PathBuf),
+}
+
+/// The control groups of one node on this machine.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    layout: Layout,
+    node: String,
+}
+
+impl Cgroups {
+    /// Finds the machine's hierarchies and makes the node's own group in them.
+    ///
+    /// # Errors
+    /// If there are none, or they cannot be written to.
+    pub fn open(node: &str) -> Result<Self, CgroupError> {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        if node.is_empty() || node.starts_with('.') || !node.chars().all(plain) {
+            return Err(CgroupError::Name { name: node.to_owned() });
+        }
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let layout = layout_of(&mountinfo).ok_or(CgroupError::None)?;
+        let groups = Self { layout, node: node.to_owned() };
+        groups.make_base()?;
+        Ok(groups)
+    }
+
+    /// Whether the machine has the unified hierarchy alone.
+    #[must_use]
+    pub const fn is_unified(&self) -> bool {
+        matches!(self.layout, Layout::Unified(_))
+    }
+
+    /// Whether the kernel limits swap.
+    #[must_use]
+    pub fn limits_swap(&self) -> bool {
+        let file = if self.is_unified() { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" };
+        self.dir_of("memory").is_some_and(|root| root.join(TOP).join(&self.node).join(file).exists())
+    }
+
+    /// Path of a container's group as the runtime specification names it.
+    #[must_use]
+    pub fn container_path(&self, uid: &str, index: usize) -> String {
+        format!("/{TOP}/{}/{uid}/{index}", self.node)
+    }
+
+    /// Directory of a container's group in one hierarchy, to see its processes.
+    #[must_use]
+    pub fn container_dir(&self, uid: &str, index: usize) -> PathBuf {
+        let root = self.roots().into_iter().next().unwrap_or_default();
+        root.join(TOP).join(&self.node).join(uid).join(index.to_string())
+    }
+
+    /// Directory of a container's memory group.
+    #[must_use]
+    pub fn memory_dir(&self, uid: &str, index: usize) -> Option<PathBuf> {
+        Some(self.dir_of("memory")?.join(TOP).join(&self.node).join(uid).join(index.to_string()))
+    }
+
+    /// Makes the pod's group with its limits. Safe to repeat.
+    ///
+    /// # Errors
+    /// If a group cannot be made, or a limit not be set.
+    pub fn make_pod(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+        for root in self.roots() {
+            let pod = root.join(TOP).join(&self.node).join(uid);
+            match make(&pod) {
+                Err(CgroupError::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    self.make_base()?;
+                    make(&pod)?;
+                }
+                other => other?,
+            }
+            self.pass_down(&pod)?;
+        }
+        self.set_limits(uid, limits)
+    }
+
+    /// Ends whatever still runs in the pod's group and removes it everywhere. Ok if there is none.
+    ///
+    /// # Errors
+    /// If processes do not end, or a group cannot be removed.
+    pub fn remove_pod(&self, uid: &str) -> Result<(), CgroupError> {
+        self.remove_below(&Path::new(TOP).join(&self.node).join(uid))
+    }
+
+    /// Uids of pods that have a group.
+    #[must_use]
+    pub fn pods(&self) -> BTreeSet<String> {
+        let folders = self.roots().into_iter().map(|root| root.join(TOP).join(&self.node));
+        let names = folders.flat_map(|folder| children(&folder));
+        names
+            .filter_map(|child| child.file_name()?.to_str().map(str::to_owned))
+            .filter(|name| name != "shim")
+            .collect()
+    }
+
+    /// Puts the shim in a group of its own, outside every pod's and every limit that riklet has.
+    ///
+    /// # Errors
+    /// If a group cannot be made or entered.
+    pub fn enter_shim(&self, pid: i32) -> Result<(), CgroupError> {
+        for root in self.roots() {
+            let group = root.join(TOP).join(&self.node).join("shim");
+            make(&group)?;
+            self.pass_down_cpuset(&group)?;
+            write(&group.join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything of this node.
+    ///
+    /// # Errors
+    /// If processes do not end, or a group cannot be removed.
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        self.remove_below(&Path::new(TOP).join(&self.node))?;
+        for root in self.roots() {
+            // Other nodes of this machine may live there.
+            let _ = fs::remove_dir(root.join(TOP));
+        }
+        Ok(())
+    }
+
+    fn roots(&self) -> Vec<PathBuf> {
+        match &self.layout {
+            Layout::Legacy(hierarchies) => hierarchies.iter().map(|(_, root)| root.clone()).collect(),
+            Layout::Unified(root) => vec![root.clone()],
+        }
+    }
+
+    fn dir_of(&self, controller: &str) -> Option<PathBuf> {
+        match &self.layout {
+            Layout::Legacy(hierarchies) => {
+                hierarchies.iter().find(|(own, _)| own.contains(controller)).map(|(_, root)| root.clone())
+            }
+            Layout::Unified(root) => Some(root.clone()),
+        }
+    }
+
+    fn make_base(&self) -> Result<(), CgroupError> {
+        for root in self.roots() {
+            if self.is_unified() {
+                enable_controllers(&root);
+            }
+            for folder in [root.join(TOP), root.join(TOP).join(&self.node)] {
+                make(&folder)?;
+                // Older kernels count a group's children against it only if told to, and only before it has any.
+                let _ = fs::write(folder.join("memory.use_hierarchy"), "1");
+                self.pass_down(&folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a new group pass on to its children what it has itself.
+    fn pass_down(&self, group: &Path) -> Result<(), CgroupError> {
+        if self.is_unified() {
+            enable_controllers(group);
+            return Ok(());
+        }
+        self.pass_down_cpuset(group)
+    }
+
+    /// A new v1 group has no processors and no memory nodes, and takes no process until it has.
+    fn pass_down_cpuset(&self, group: &Path) -> Result<(), CgroupError> {
+        if self.is_unified() {
+            return Ok(());
+        }
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            let Ok(own) = fs::read_to_string(group.join(name)) else { return Ok(()) };
+            if own.trim().is_empty() {
+                let parent = group.parent().map(|parent| parent.join(name)).unwrap_or_default();
+                let inherited =
+                    fs::read_to_string(&parent).map_err(|source| failed("read", &parent, source))?;
+                write(&group.join(name), inherited.trim())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_limits(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let files = if self.is_unified() { unified_files(limits) } else { legacy_files(limits) };
+        for LimitFile { controller, name, value, required } in files {
+            let dir = self.dir_of(controller).map(|root| root.join(TOP).join(&self.node).join(uid));
+            match dir.map(|dir| dir.join(name)).filter(|file| file.exists()) {
+                Some(file) => write(&file, &value)?,
+                None if required => return Err(CgroupError::NoController { what: controller }),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_below(&self, path: &Path) -> Result<(), CgroupError> {
+        let until = Instant::now() + REMOVAL_DEADLINE;
+        for root in self.roots() {
+            remove(&root.join(path), until)?;
+        }
+        Ok(())
+    }
+}
+
+/// One file of a group and what is to be in it.
+struct LimitFile {
+    controller: &'static str,
+    name: &'static str,
+    value: String,
+    /// Whether somebody asked for it; a mere default is left out where the machine has no such file.
+    required: bool,
+}
+
+fn legacy_files(limits: &Limits) -> Vec<LimitFile> {
+    let file = |controller, name, value: u64, required| LimitFile {
+        controller,
+        name,
+        value: value.to_string(),
+        required,
+    };
+    let mut files = Vec::new();
+    if let Some(bytes) = limits.memory_bytes {
+        files.push(file("memory", "memory.limit_in_bytes", bytes, true));
+        files.push(file("memory", "memory.memsw.limit_in_bytes", bytes, false));
+    }
+    if let Some(micros) = limits.cpu_quota_micros {
+        files.push(file("cpu", "cpu.cfs_period_us", CPU_PERIOD_MICROS, true));
+        files.push(file("cpu", "cpu.cfs_quota_us", micros, true));
+    }
+    files.extend(limits.cpu_shares.map(|shares| file("cpu", "cpu.shares", shares, false)));
+    files.extend(limits.pids.map(|pids| file("pids", "pids.max", pids.into(), false)));
+    files
+}
+
+fn unified_files(limits: &Limits) -> Vec<LimitFile> {
+    let file = |controller, name, value, required| LimitFile { controller, name, value, required };
+    let mut files = Vec::new();
+    if let Some(bytes) = limits.memory_bytes {
+        files.push(file("memory", "memory.max", bytes.to_string(), true));
+        files.push(file("memory", "memory.swap.max", "0".to_owned(), false));
+    }
+    files.extend(
+        limits.cpu_quota_micros.map(|q| file("cpu", "cpu.max", format!("{q} {CPU_PERIOD_MICROS}"), true)),
+    );
+    files.extend(limits.cpu_weight().map(|weight| file("cpu", "cpu.weight", weight.to_string(), false)));
+    files.extend(limits.pids.map(|pids| file("pids", "pids.max", pids.to_string(), false)));
+    files
+}
+
+/// The hierarchies in a `mountinfo`.
+fn layout_of(mountinfo: &str) -> Option<Layout> {
+    let mut legacy: Vec<(BTreeSet<String>, PathBuf)> = Vec::new();
+    let mut unified = None;
+    for line in mountinfo.lines() {
+        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let (Some(mount_point), mut after) = (before.split(' ').nth(4), after.split(' ')) else { continue };
+        let kind = after.next().unwrap_or_default();
+        let options = after.nth(1).unwrap_or_default();
+        if kind == "cgroup2" && mount_point == CGROUP_ROOT {
+            unified = Some(PathBuf::from(mount_point));
+        }
+        if kind == "cgroup" && mount_point.starts_with(CGROUP_ROOT) {
+            let names = options.split(',').filter(|option| CONTROLLERS.contains(option));
+            let controllers: BTreeSet<String> = names.map(str::to_owned).collect();
+            if !controllers.is_empty() && !legacy.iter().any(|(known, _)| *known == controllers) {
+                legacy.push((controllers, PathBuf::from(mount_point)));
+            }
+        }
+    }
+    unified.map(Layout::Unified).or_else(|| (!legacy.is_empty()).then_some(Layout::Legacy(legacy)))
+}
+
+fn enable_controllers(group: &Path) {
+    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else { return };
+    for controller in available.split_whitespace().filter(|name| UNIFIED_CONTROLLERS.contains(name)) {
+        // One at a time, as one that cannot be enabled would hold back the others; a limit that needs it says so.
+        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> CgroupError {
+    CgroupError::Path { operation, path: path.to_owned(), source }
+}
+
+fn make(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
+    // Never created: a file that is not there is a controller that is not there.
+    let write = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+    write.map_err(|source| failed("write", path, source))
+}
+
+fn children(group: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|e| e.path())
+        .collect()
+}
+
+fn remove(group: &Path, until: Instant) -> Result<(), CgroupError> {
+    loop {
+        for child in children(group) {
+            remove(&child, until)?;
+        }
+        match fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error) => return Err(failed("remove", group, error)),
+        }
+        let pids = pids_in(group);
+        if Instant::now() >= until {
+            return Err(CgroupError::Occupied { path: group.to_owned(), pids });
+        }
+        if fs::write(group.join("cgroup.kill"), "1").is_err() {
+            for pid in pids.into_iter().filter_map(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        std::thread::sleep(REMOVAL_PAUSE);
+    }
+}
+
+fn pids_in(group: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+30 23 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn hybrid_machine_is_used_by_its_legacy_hierarchies() {
+        let Some(Layout::Legacy(hierarchies)) = layout_of(HYBRID) else { panic!("not legacy") };
+        let roots: Vec<_> = hierarchies.iter().map(|(_, root)| root.to_str().unwrap()).collect();
+        assert_eq!(roots, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
+        assert!(hierarchies[0].0.contains("cpuacct"));
+    }
+
+    #[test]
+    fn unified_machine_is_recognised_and_a_machine_without_is_too() {
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(layout_of(unified), Some(Layout::Unified(PathBuf::from(CGROUP_ROOT))));
+        assert_eq!(layout_of("22 1 0:20 / /proc rw - proc proc rw"), None);
+    }
+
+    #[test]
+    fn limits_become_files_of_either_kind() {
+        let limits = Limits {
+            memory_bytes: Some(1 << 20),
+            cpu_quota_micros: Some(50_000),
+            cpu_shares: Some(1_024),
+            pids: Some(9),
+        };
+        let text = |files: Vec<LimitFile>| -> Vec<String> {
+            files.into_iter().map(|file| format!("{}={}", file.name, file.value)).collect()
+        };
+        let legacy = text(legacy_files(&limits));
+        assert!(legacy.contains(&"memory.memsw.limit_in_bytes=1048576".to_owned()), "{legacy:?}");
+        assert!(legacy.contains(&"cpu.cfs_quota_us=50000".to_owned()), "{legacy:?}");
+        let unified = text(unified_files(&limits));
+        let expected = [
+            "memory.max=1048576",
+            "memory.swap.max=0",
+            "cpu.max=50000 100000",
+            "cpu.weight=39",
+            "pids.max=9",
+        ];
+        assert_eq!(unified, expected);
+    }
+
+    #[test]
+    fn group_is_made_limited_and_removed_with_what_runs_in_it() {
+        let node = format!("test-{}", std::process::id());
+        let groups = Cgroups::open(&node).unwrap();
+        let limits = Limits { memory_bytes: Some(32 << 20), pids: Some(7), ..Limits::default() };
+        groups.make_pod("pod", &limits).unwrap();
+        groups.make_pod("pod", &limits).unwrap();
+        assert_eq!(groups.pods(), BTreeSet::from(["pod".to_owned()]));
+        let pids = groups.dir_of("pids").unwrap().join(TOP).join(&node).join("pod");
+        assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap().trim(), "7");
+        let below = pids.join("0");
+        fs::create_dir(&below).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        write(&below.join("cgroup.procs"), &child.id().to_string()).unwrap();
+        groups.remove_pod("pod").unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
+        assert!(groups.pods().is_empty());
+        groups.remove_all().unwrap();
+        assert!(groups.roots().iter().all(|root| !root.join(TOP).join(&node).exists()));
+    }
+
+    #[test]
+    fn name_that_leads_elsewhere_is_refused() {
+        for name in ["", "..", "a/b", ".x", "a b"] {
+            assert!(matches!(Cgroups::open(name), Err(CgroupError::Name { .. })), "{name:?}");
+        }
+    }
+}

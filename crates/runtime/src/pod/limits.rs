@@ -1,0 +1,146 @@
+//! What a pod and its containers may use, as numbers for the kernel. Pure.
+//!
+//! Formulas are those of the field: shares are 1024 for a core, a quota is a part of a period of 100 ms.
+
+use model::{
+    WorkloadSpec,
+    manifest::{ResourceList, Resources},
+    quantity::{Cpu, Memory},
+};
+
+/// Length of a scheduling period in microseconds.
+pub const CPU_PERIOD_MICROS: u64 = 100_000;
+/// The least quota that the kernel takes.
+const CPU_QUOTA_MIN_MICROS: u64 = 1_000;
+/// Bounds of shares (cgroup v1).
+const CPU_SHARES: (u64, u64) = (2, 262_144);
+/// The least memory that is of any use: below it the kernel cannot even start a program.
+const MEMORY_MIN_BYTES: u64 = 1 << 20;
+/// Processes and threads of a pod whose manifest does not say: stops a fork bomb, suffices for a large service.
+pub const DEFAULT_PIDS: u32 = 512;
+
+/// Limits of one control group. None: no limit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory. Swap does not add to it.
+    pub memory_bytes: Option<u64>,
+    /// Processor time in microseconds for each [`CPU_PERIOD_MICROS`].
+    pub cpu_quota_micros: Option<u64>,
+    /// Share of the processor when it is contended, 1024 for a core.
+    pub cpu_shares: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+impl Limits {
+    /// Limits of the pod: its own, or else the sum over its containers where each of them has one.
+    #[must_use]
+    pub fn of_pod(spec: &WorkloadSpec) -> Self {
+        let own = spec.resources.as_ref().and_then(|resources| resources.limits).unwrap_or_default();
+        let memory =
+            own.memory.map(|Memory(bytes)| bytes).or_else(|| sum(spec, |each| each.memory.map(|m| m.0)));
+        let cpu = own.cpu.map(|Cpu(millis)| millis).or_else(|| sum(spec, |each| each.cpu.map(|c| c.0)));
+        let pids =
+            own.pids.or_else(|| sum(spec, |each| each.pids.map(u64::from)).and_then(|n| n.try_into().ok()));
+        Self {
+            memory_bytes: memory.map(at_least_some),
+            cpu_quota_micros: cpu.map(quota),
+            cpu_shares: Some(shares(spec.requests().0.0)),
+            pids: Some(pids.unwrap_or(DEFAULT_PIDS)),
+        }
+    }
+
+    /// Limits of one container.
+    #[must_use]
+    pub fn of_container(resources: Option<&Resources>) -> Self {
+        let limits = resources.and_then(|resources| resources.limits).unwrap_or_default();
+        let requests = resources.and_then(|resources| resources.requests).unwrap_or_default();
+        Self {
+            memory_bytes: limits.memory.map(|Memory(bytes)| at_least_some(bytes)),
+            cpu_quota_micros: limits.cpu.map(|Cpu(millis)| quota(millis)),
+            cpu_shares: requests.cpu.or(limits.cpu).map(|Cpu(millis)| shares(millis)),
+            pids: limits.pids,
+        }
+    }
+
+    /// [`Limits::cpu_shares`] as the weight of cgroup v2 (1 to 10000).
+    #[must_use]
+    pub fn cpu_weight(&self) -> Option<u64> {
+        self.cpu_shares.map(|shares| 1 + (shares - CPU_SHARES.0) * 9_999 / (CPU_SHARES.1 - CPU_SHARES.0))
+    }
+}
+
+fn sum(spec: &WorkloadSpec, of: impl Fn(&ResourceList) -> Option<u64>) -> Option<u64> {
+    let each = |container: &model::ContainerSpec| {
+        container.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(&of)
+    };
+    spec.containers.iter().map(each).try_fold(0_u64, |total, own| own.map(|own| total.saturating_add(own)))
+}
+
+fn at_least_some(bytes: u64) -> u64 {
+    bytes.clamp(MEMORY_MIN_BYTES, i64::MAX as u64)
+}
+
+fn quota(millis: u64) -> u64 {
+    (millis.saturating_mul(CPU_PERIOD_MICROS) / 1_000).max(CPU_QUOTA_MIN_MICROS)
+}
+
+fn shares(millis: u64) -> u64 {
+    (millis.saturating_mul(1_024) / 1_000).clamp(CPU_SHARES.0, CPU_SHARES.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ContainerSpec;
+
+    use super::*;
+
+    fn container(cpu: u64, memory: Option<u64>) -> ContainerSpec {
+        let limits = ResourceList { cpu: Some(Cpu(cpu)), memory: memory.map(Memory), pids: None };
+        ContainerSpec {
+            resources: Some(Resources { requests: None, limits: Some(limits) }),
+            ..ContainerSpec::default()
+        }
+    }
+
+    #[test]
+    fn pod_limit_is_the_sum_only_if_every_container_has_one() {
+        let both = WorkloadSpec {
+            containers: vec![container(500, Some(32 << 20)), container(250, Some(16 << 20))],
+            ..WorkloadSpec::default()
+        };
+        let limits = Limits::of_pod(&both);
+        assert_eq!(limits.memory_bytes, Some(48 << 20));
+        assert_eq!(limits.cpu_quota_micros, Some(75_000));
+        assert_eq!(limits.pids, Some(DEFAULT_PIDS));
+        let one = WorkloadSpec {
+            containers: vec![container(500, Some(32 << 20)), container(250, None)],
+            ..WorkloadSpec::default()
+        };
+        assert_eq!(Limits::of_pod(&one).memory_bytes, None);
+    }
+
+    #[test]
+    fn pod_limit_of_its_own_wins_over_the_sum() {
+        let own = ResourceList { cpu: None, memory: Some(Memory(64 << 20)), pids: Some(20) };
+        let spec = WorkloadSpec {
+            containers: vec![container(500, Some(32 << 20))],
+            resources: Some(Resources { requests: None, limits: Some(own) }),
+            ..WorkloadSpec::default()
+        };
+        let limits = Limits::of_pod(&spec);
+        assert_eq!((limits.memory_bytes, limits.pids), (Some(64 << 20), Some(20)));
+    }
+
+    #[test]
+    fn shares_and_weight_stay_within_what_the_kernel_takes() {
+        let limits = |millis| Limits { cpu_shares: Some(shares(millis)), ..Limits::default() };
+        assert_eq!((limits(0).cpu_shares, limits(0).cpu_weight()), (Some(2), Some(1)));
+        assert_eq!(limits(1_000).cpu_shares, Some(1_024));
+        assert_eq!(
+            (limits(u64::MAX).cpu_shares, limits(u64::MAX).cpu_weight()),
+            (Some(262_144), Some(10_000))
+        );
+        assert_eq!(quota(1), CPU_QUOTA_MIN_MICROS);
+    }
+}

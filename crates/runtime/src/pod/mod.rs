@@ -1,0 +1,375 @@
+//! Pods: containers that share network, ipc, host name and limits, on this machine.
+//!
+//! ```text
+//!  prepare   record ─▶ ┬ images ─▶ root file systems ─▶ config.json ┐
+//!                      ├ namespaces, address, ports ─▶ /etc         ├─▶ Prepared
+//!                      └ control groups                             ┘
+//!  start     the mark in the record, then one call to the shim, which creates and starts all containers
+//!  inspect   record + files of the containers ─▶ observed.rs
+//!  stop      each container's own signal, the grace period, KILL
+//!  release   network, mounts, groups; then the record says Released
+//!  remove    all of that, and record and logs
+//! ```
+//! Truth is on disk and in the kernel; this process remembers nothing that it could not read again. The shim is the
+//! parent of the containers ([`shim`]); libcontainer never runs in this process, which has threads.
+//!
+//! *Guarantees*: those of [`Runtime`]. A started mark is on disk before the shim hears of the start, so whatever dies in
+//! between, nothing is started twice.
+
+mod adopt;
+mod busy;
+pub mod cgroup;
+mod ending;
+pub mod etc;
+mod fault;
+pub mod files;
+pub mod limits;
+pub mod link;
+mod news;
+mod observed;
+mod prepare;
+mod record;
+pub mod rootfs;
+pub mod shim;
+pub mod spec;
+mod views;
+
+pub use images::RegistryConfig;
+pub use network::{Backend, NetworkConfig, Subnet};
+pub use views::ImageOnNode;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use images::{ImageStore, StoreError};
+use model::{Kind, Reason, lifecycle::Observed};
+use network::{Network, NetworkError};
+use tokio::sync::Semaphore;
+
+use self::{
+    busy::Busy,
+    cgroup::{CgroupError, Cgroups},
+    link::{LinkError, ShimCommand, ShimLink},
+    news::News,
+    observed::Circumstances,
+    record::{Found, Places, PodPlace, Record, Stage},
+    shim::wire::{Answer, ContainerOrder, PodLook, Request},
+    spec::Machine,
+};
+use crate::{InstanceSpec, Progress, Runtime, RuntimeError};
+
+/// Pods whose files are being written at the same time, for each processor: more only wait for each other.
+const DISK_WORK_FOR_EACH_PROCESSOR: usize = 4;
+
+/// What a node's pods need.
+#[derive(Clone, Debug)]
+pub struct PodRuntimeConfig {
+    /// Directory that everything of this node is in.
+    pub state_dir: PathBuf,
+    /// Name of the node: its control groups are named for it.
+    pub node: String,
+    /// How the shim is begun.
+    pub shim: ShimCommand,
+    /// How registries are reached.
+    pub registry: RegistryConfig,
+    /// The network of the pods.
+    pub network: NetworkConfig,
+}
+
+/// Why the runtime could not be opened or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A directory.
+    #[error("use the directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The images.
+    #[error("open the image store")]
+    Images {
+        /// Why not.
+        #[source]
+        source: StoreError,
+    },
+    /// The network.
+    #[error("set up the pod network")]
+    Network {
+        /// Why not.
+        #[source]
+        source: NetworkError,
+    },
+    /// The control groups.
+    #[error("set up control groups")]
+    Cgroups {
+        /// Why not.
+        #[source]
+        source: CgroupError,
+    },
+    /// The shim.
+    #[error("reach the shim")]
+    Shim {
+        /// Why not.
+        #[source]
+        source: LinkError,
+    },
+    /// A pod that is to be taken down stays.
+    #[error("remove instance {uid}")]
+    Remove {
+        /// Which.
+        uid: String,
+        /// Why.
+        #[source]
+        source: RuntimeError,
+    },
+}
+
+/// Runs pods on this machine. Clones are the same runtime.
+#[derive(Clone, Debug)]
+pub struct PodRuntime {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state_dir: PathBuf,
+    places: Places,
+    boot_id: String,
+    machine: Machine,
+    images: ImageStore,
+    network: Network,
+    cgroups: Cgroups,
+    link: ShimLink,
+    news: Arc<News>,
+    disk_work: Semaphore,
+    busy: Busy,
+}
+
+impl PodRuntime {
+    /// The images of this node.
+    #[must_use]
+    pub fn images(&self) -> &ImageStore {
+        &self.shared.images
+    }
+
+    /// The network of this node.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.shared.network
+    }
+
+    /// Files with what a container wrote, the oldest first. Without a name, of the first container.
+    ///
+    /// # Errors
+    /// If there is no such instance or container.
+    pub fn logs(&self, uid: &str, container: Option<&str>) -> Result<Vec<PathBuf>, RuntimeError> {
+        let operation = || format!("find the logs of instance {uid}");
+        let place = self.place(uid)?;
+        let Found::Record(record) = place.read() else {
+            return Err(fault::words(operation(), Reason::Other, "it is not on this node"));
+        };
+        let containers = &record.spec.spec.containers;
+        let index = match container {
+            None => 0,
+            Some(name) => containers.iter().position(|own| own.name == name).ok_or_else(|| {
+                let names: Vec<&str> = containers.iter().map(|own| own.name.as_str()).collect();
+                let why = format!("it has no container {name:?}; it has {}", names.join(", "));
+                fault::words(operation(), Reason::Other, &why)
+            })?,
+        };
+        let log = place.log(index);
+        let files = (0..shim::log::FILES).rev().map(|number| shim::log::rotated(&log, number));
+        Ok(files.filter(|file| file.exists()).collect())
+    }
+
+    fn place(&self, uid: &str) -> Result<PodPlace, RuntimeError> {
+        self.shared.places.pod(uid).map_err(|error| fault::no_path(uid, error))
+    }
+
+    async fn look(&self, uid: &str) -> Result<PodLook, LinkError> {
+        match self.shared.link.call(Request::Look { pod: uid.to_owned() }).await? {
+            Answer::Pod(look) => Ok(look),
+            _ => Err(LinkError::Lost),
+        }
+    }
+
+    async fn observe(&self, uid: &str) -> Result<(Option<Box<Record>>, Observed), RuntimeError> {
+        let place = self.place(uid)?;
+        let record = match place.read() {
+            Found::Nothing => return Ok((None, Observed::Absent)),
+            Found::Torn { why } => {
+                tracing::warn!(instance.uid = uid, error = %why, "an instance's record is not understood");
+                return Ok((None, Observed::Partial));
+            }
+            Found::Record(record) => record,
+        };
+        let count = record.spec.spec.containers.len();
+        let boot_id = &self.shared.boot_id;
+        let mut files = place.container_files(count);
+        let mut starting = false;
+        if observed::is_unclear(&record, &files, boot_id) {
+            let failed = |error| fault::link("look at the instance", Reason::StartFailed, error);
+            let look = self.look(uid).await.map_err(failed)?;
+            // What was under way then may be written down now.
+            files = place.container_files(count);
+            starting = look.starting;
+            observed::end_unwatched(&mut files, &look);
+        }
+        let observed = observed::observe(&record, &files, Circumstances { boot_id, starting });
+        Ok((Some(record), observed))
+    }
+
+    /// Starts a prepared pod, to the end even if nobody waits.
+    async fn start_pod(&self, uid: &str) -> Result<(), RuntimeError> {
+        let _at_work = self.shared.busy.work_on(uid).await;
+        let (record, observed) = self.observe(uid).await?;
+        let (mut record, place) = match (record, observed) {
+            (Some(record), Observed::Prepared) => (record, self.place(uid)?),
+            (_, Observed::Running(_)) => return Ok(()),
+            _ => {
+                let operation = format!("start instance {uid}");
+                return Err(fault::words(
+                    operation,
+                    Reason::StartFailed,
+                    "it is not prepared, or over already",
+                ));
+            }
+        };
+        record.stage = Stage::Started;
+        place.write(&record).map_err(|error| fault::record(uid, error))?;
+        let containers = self.orders(&place, &record)?;
+        match self.shared.link.call(Request::Start { pod: uid.to_owned(), containers }).await {
+            Ok(Answer::Started) => Ok(()),
+            Ok(Answer::StartFailed { index, why }) => {
+                let container = record.spec.spec.containers.get(index as usize);
+                let name = container.map(|container| container.name.as_str()).unwrap_or_default();
+                Err(fault::words(format!("start container {name:?}"), Reason::StartFailed, &why))
+            }
+            Ok(_) => Err(self.start_lost(uid, LinkError::Lost).await),
+            Err(error) => Err(self.start_lost(uid, error).await),
+        }
+    }
+
+    /// Nobody knows how far a start came: nothing of it may stay.
+    async fn start_lost(&self, uid: &str, error: LinkError) -> RuntimeError {
+        if let Err(left) = self.kill(uid).await {
+            tracing::warn!(
+                instance.uid = uid,
+                error = left.sentence(),
+                "a start that failed left something running"
+            );
+        }
+        RuntimeError { transient: false, ..fault::link("start the containers", Reason::StartFailed, error) }
+    }
+
+    fn orders(&self, place: &PodPlace, record: &Record) -> Result<Vec<ContainerOrder>, RuntimeError> {
+        let uid = &record.spec.uid;
+        let cgroups = &self.shared.cgroups;
+        let order = |index: usize| -> io::Result<ContainerOrder> {
+            let start: prepare::StartFile =
+                files::read_whole(&place.container(index).join(prepare::START_FILE))?
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+            Ok(ContainerOrder {
+                index: u32::try_from(index).map_err(io::Error::other)?,
+                dir: place.container(index),
+                log: place.log(index),
+                oci_root: place.oci(),
+                owner: start.owner,
+                stop_signal: start.stop_signal,
+                group_dir: cgroups.container_dir(uid, index),
+                memory_dir: cgroups.memory_dir(uid, index),
+            })
+        };
+        (0..record.spec.spec.containers.len()).map(order).collect::<io::Result<_>>().map_err(fault::files)
+    }
+}
+
+#[async_trait]
+impl Runtime for PodRuntime {
+    async fn list(&self) -> Result<Vec<InstanceSpec>, RuntimeError> {
+        let uids = self.shared.places.uids().map_err(|error| fault::record("list", error))?;
+        let specs = uids.into_iter().filter_map(|uid| match self.shared.places.pod(&uid).ok()?.read() {
+            Found::Record(record) => Some(record.spec),
+            Found::Torn { .. } => Some(record::nameless(&uid)),
+            Found::Nothing => None,
+        });
+        Ok(specs.collect())
+    }
+
+    async fn inspect(&self, uid: &str) -> Result<Observed, RuntimeError> {
+        self.shared.news.note(uid);
+        let (_, observed) = self.observe(uid).await?;
+        if observed == Observed::Absent {
+            self.shared.news.forget(uid);
+        }
+        Ok(observed)
+    }
+
+    async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Result<(), RuntimeError> {
+        if spec.kind != Kind::Pod {
+            let operation = format!("prepare a {}", spec.kind);
+            return Err(fault::words(operation, Reason::KindUnsupported, "this runtime runs pods"));
+        }
+        self.prepare_pod(spec, progress).await
+    }
+
+    async fn start(&self, uid: &str) -> Result<(), RuntimeError> {
+        // In a task of its own: once the mark is set, the start must reach the shim even if nobody waits any more.
+        let (runtime, own) = (self.clone(), uid.to_owned());
+        let task = tokio::spawn(async move { runtime.start_pod(&own).await });
+        let ended = |error: tokio::task::JoinError| {
+            fault::words(format!("start instance {uid}"), Reason::StartFailed, &error.to_string())
+        };
+        task.await.map_err(ended)?
+    }
+
+    async fn changed(&self, uid: &str) {
+        self.shared.news.wait(uid).await;
+    }
+
+    async fn stop(&self, uid: &str) -> Result<(), RuntimeError> {
+        self.stop_pod(uid).await
+    }
+
+    async fn release(&self, uid: &str) -> Result<(), RuntimeError> {
+        self.release_pod(uid).await
+    }
+
+    async fn remove(&self, uid: &str) -> Result<(), RuntimeError> {
+        self.remove_pod(uid).await
+    }
+
+    async fn heal(&self) -> Result<(), RuntimeError> {
+        let mended = self.shared.network.ensure().await;
+        let mended = mended.map_err(|error| RuntimeError {
+            operation: "restore the pod network".to_owned(),
+            reason: Reason::SandboxFailed,
+            transient: true,
+            source: Some(Box::new(error)),
+        })?;
+        if mended.anything() {
+            tracing::warn!(?mended, "another program had changed the pod network; it is restored");
+        }
+        Ok(())
+    }
+}
+
+/// Runs blocking work on a thread for such work.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, io::Error> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// Removes a directory with all that is in it. Ok if there is none.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,222 @@
+//! Makes everything that a pod needs before it can start. Independent work overlaps.
+//!
+//! ```text
+//!  record ─▶ ┬ for each container: image ─▶ mount ─▶ user, folder ─▶ config.json, start.json ┐
+//!            ├ namespaces, address, ports, then hosts and resolv.conf                        ├─▶ record: Prepared
+//!            └ control groups                                                                ┘
+//! ```
+//! *Guarantee*: safe to repeat from wherever an earlier attempt stopped, in this process or another.
+
+use std::{
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::Poll,
+};
+
+use futures::future::try_join_all;
+use images::{Image, Reference};
+use model::{ContainerSpec, Reason, lifecycle::Facts};
+use network::{AttachRequest, Attachment, Owner, namespace};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    PodRuntime, blocking, etc, fault,
+    files::write_whole,
+    limits::Limits,
+    record::{Found, PodPlace, Record, Stage},
+    rootfs::{ensure_working_dir, resolve_user},
+    shim::process::signal_number,
+    spec::{ContainerSetup, container_spec},
+};
+use crate::{InstanceSpec, Progress, RuntimeError};
+
+/// Name of the file with what the shim is told about a container beside its specification.
+pub(super) const START_FILE: &str = "start.json";
+/// Name of the file with the runtime specification.
+const CONFIG_FILE: &str = "config.json";
+
+/// What the shim is told about a container beside its specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StartFile {
+    /// User and group that own its standard files.
+    pub(super) owner: (u32, u32),
+    /// Signal that asks it to end.
+    pub(super) stop_signal: i32,
+}
+
+impl PodRuntime {
+    pub(super) async fn prepare_pod(
+        &self,
+        spec: &InstanceSpec,
+        progress: Progress<'_>,
+    ) -> Result<(), RuntimeError> {
+        let uid = &spec.uid;
+        let place = self.place(uid)?;
+        match place.read() {
+            Found::Record(record) if record.stage != Stage::Preparing => return Ok(()),
+            Found::Record(_) | Found::Torn { .. } => self.clear(&place, spec).await?,
+            Found::Nothing => {}
+        }
+        let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
+        place.write(&record).map_err(|error| fault::record(uid, error))?;
+        let containers = spec.spec.containers.iter().enumerate();
+        let containers =
+            try_join_all(containers.map(|own| self.prepare_container(&place, spec, own, progress)));
+        let (images, attachment, ()) =
+            tokio::try_join!(containers, self.prepare_network(&place, spec), self.prepare_group(spec))?;
+        record.image_digests = images.iter().map(|image| Some(image.digest.to_string())).collect();
+        record.attachment = Some(attachment);
+        record.stage = Stage::Prepared;
+        place.write(&record).map_err(|error| fault::record(uid, error))
+    }
+
+    /// Takes away the root file systems of an attempt that was cut off: what is in them is not known.
+    async fn clear(&self, place: &PodPlace, spec: &InstanceSpec) -> Result<(), RuntimeError> {
+        let _alone = self.shared.busy.alone_with(&spec.uid).await;
+        for index in 0..spec.spec.containers.len() {
+            self.shared.images.unmount_rootfs(&place.container(index)).await.map_err(fault::snapshot)?;
+        }
+        Ok(())
+    }
+
+    async fn prepare_network(
+        &self,
+        place: &PodPlace,
+        spec: &InstanceSpec,
+    ) -> Result<Attachment, RuntimeError> {
+        let owner: Owner = spec
+            .uid
+            .parse()
+            .map_err(|error| fault::no_path(&spec.uid, io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let hostname = etc::hostname(&spec.id);
+        let request = AttachRequest {
+            owner,
+            hostname: hostname.clone(),
+            ns_dir: place.ns(),
+            publish: spec.spec.published().cloned().collect(),
+        };
+        let attachment = self.shared.network.attach(request).await.map_err(fault::attach)?;
+        etc::write(&place.etc(), &hostname, attachment.ip).map_err(fault::files)?;
+        Ok(attachment)
+    }
+
+    async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
+        let (cgroups, uid, limits) =
+            (self.shared.cgroups.clone(), spec.uid.clone(), Limits::of_pod(&spec.spec));
+        let at_work = self.shared.busy.work_on(&spec.uid).await;
+        let work = move || {
+            let _at_work = at_work;
+            cgroups.make_pod(&uid, &limits)
+        };
+        let made = blocking(work).await.map_err(fault::files)?;
+        made.map_err(fault::group)
+    }
+
+    async fn prepare_container(
+        &self,
+        place: &PodPlace,
+        spec: &InstanceSpec,
+        (index, container): (usize, &ContainerSpec),
+        progress: Progress<'_>,
+    ) -> Result<Arc<Image>, RuntimeError> {
+        let image = self.fetch(container, progress).await?;
+        let dir = place.container(index);
+        let ns = place.ns();
+        let setup = ContainerSetup {
+            etc_dir: place.etc(),
+            namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
+            group: self.shared.cgroups.container_path(&spec.uid, index),
+            hostname: etc::hostname(&spec.id),
+            machine: self.shared.machine,
+            ..ContainerSetup::default()
+        };
+        let (runtime, container, logs) = (self.clone(), container.clone(), place.logs().to_owned());
+        let at_work = self.shared.busy.work_on(&spec.uid).await;
+        let work = async move {
+            let _at_work = at_work;
+            // Held for work on this machine only, never while waiting for a registry.
+            let _turn = runtime.shared.disk_work.acquire().await;
+            let rootfs = runtime.shared.images.mount_rootfs(&image, &dir).await.map_err(fault::snapshot)?;
+            let setup = ContainerSetup { rootfs, ..setup };
+            let of_thread = Arc::clone(&image);
+            let write = move || write_container(&container, &of_thread, setup, (&dir, &logs));
+            blocking(write).await.map_err(fault::files)??;
+            Ok(image)
+        };
+        // In a task of its own: it goes on to its end even if nobody waits, and until then nothing is taken away.
+        tokio::spawn(work).await.map_err(|error| fault::files(io::Error::other(error)))?
+    }
+
+    /// The container's image, and word of how far it is while it is being fetched.
+    async fn fetch(
+        &self,
+        container: &ContainerSpec,
+        progress: Progress<'_>,
+    ) -> Result<Arc<Image>, RuntimeError> {
+        let store = &self.shared.images;
+        let reference: Reference = container.image.parse().map_err(|error: images::ReferenceError| {
+            fault::words("fetch an image".to_owned(), Reason::ImagePullFailed, &error.to_string())
+        })?;
+        if let Some(image) = store.get(&reference) {
+            return Ok(image);
+        }
+        let say = |message: String| {
+            progress(Facts {
+                reason: Some(Reason::ImagePulling),
+                message: Some(message),
+                ..Facts::default()
+            });
+        };
+        say(format!("fetching image {reference}"));
+        let mut fetching = std::pin::pin!(store.ensure(&reference));
+        // The first poll begins the fetching; there is no news of it before.
+        if let Poll::Ready(done) = futures::poll!(&mut fetching) {
+            return done.map_err(fault::pull);
+        }
+        let Some(mut news) = store.progress(&reference) else { return fetching.await.map_err(fault::pull) };
+        loop {
+            let seen = *news.borrow_and_update();
+            if seen.layers_total > 0 {
+                let (done, total) = (seen.layers_done, seen.layers_total);
+                say(format!("fetching image {reference}: {done} of {total} layers"));
+            }
+            tokio::select! {
+                biased;
+                done = &mut fetching => return done.map_err(fault::pull),
+                more = news.changed() => {
+                    if more.is_err() {
+                        return fetching.await.map_err(fault::pull);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Looks into the mounted root file system and writes what the shim and libcontainer need to know.
+fn write_container(
+    container: &ContainerSpec,
+    image: &Image,
+    mut setup: ContainerSetup,
+    (dir, logs): (&PathBuf, &Path),
+) -> Result<(), RuntimeError> {
+    let config = &image.config;
+    let unfit = |error| fault::rootfs(&container.name, error);
+    setup.user = resolve_user(&setup.rootfs, &config.user).map_err(unfit)?;
+    let folder = container.working_dir.as_deref().unwrap_or(&config.working_dir);
+    setup.working_dir = ensure_working_dir(&setup.rootfs, folder).map_err(unfit)?;
+    let spec =
+        container_spec(container, config, &setup).map_err(|error| fault::spec(&container.name, error))?;
+    let stop_signal = match config.stop_signal.as_str() {
+        "" => libc::SIGTERM,
+        other => signal_number(other).unwrap_or(libc::SIGTERM),
+    };
+    let start = StartFile { owner: (setup.user.uid, setup.user.gid), stop_signal };
+    DirBuilder::new().recursive(true).mode(0o700).create(logs).map_err(fault::files)?;
+    write_whole(&dir.join(CONFIG_FILE), &spec).map_err(fault::files)?;
+    write_whole(&dir.join(START_FILE), &start).map_err(fault::files)
+}

@@ -1,0 +1,316 @@
+//! The record of an instance on disk, and where everything of it lies.
+//!
+//! ```text
+//!  <state-dir>/pods/<uid>/record.json        the record
+//!                         ns/                files that hold its namespaces
+//!                         etc/               hosts, hostname, resolv.conf
+//!                         oci/               libcontainer's own state
+//!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
+//!  <state-dir>/logs/<uid>/<index>.log        what a container wrote
+//! ```
+//! *Guarantees*: the record is the first thing that is made and the last that is removed; it is whole at every instant;
+//! a uid that is not a uuid never becomes a path.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use model::{Kind, WorkloadSpec, lifecycle::Facts};
+use network::Attachment;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::files::{EXIT_FILE, PROCESS_FILE, read_whole, write_whole};
+use super::observed::ContainerFiles;
+use crate::InstanceSpec;
+
+/// How far an instance has come. It only advances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// Recorded; what it needs is being made.
+    Preparing,
+    /// Everything that it needs is there.
+    Prepared,
+    /// Its start has begun: it is never started again.
+    Started,
+    /// It is over, and only record and logs are left.
+    Released,
+}
+
+/// The record of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// What it is.
+    pub spec: InstanceSpec,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Start of the machine in which it came so far.
+    pub boot_id: String,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+    /// Digest of each container's image, once known.
+    #[serde(default)]
+    pub image_digests: Vec<Option<String>>,
+    /// Its place in the network, while it has one.
+    #[serde(default)]
+    pub attachment: Option<Attachment>,
+    /// What was known about it when it was released.
+    #[serde(default)]
+    pub facts: Option<Facts>,
+}
+
+impl Record {
+    /// The record of an instance of which there is nothing yet.
+    #[must_use]
+    pub fn new(spec: InstanceSpec, boot_id: String) -> Self {
+        let image_digests = vec![None; spec.spec.containers.len()];
+        Self {
+            spec,
+            stage: Stage::Preparing,
+            boot_id,
+            recorded_at: Timestamp::now(),
+            image_digests,
+            attachment: None,
+            facts: None,
+        }
+    }
+}
+
+/// What was found where a record should be.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing at all.
+    Nothing,
+    /// A record.
+    Record(Box<Record>),
+    /// A directory without a record that can be understood.
+    Torn {
+        /// What is wrong with it.
+        why: io::Error,
+    },
+}
+
+/// The places of all instances of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    state_dir: PathBuf,
+}
+
+impl Places {
+    /// The places below `state_dir`.
+    #[must_use]
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self { state_dir }
+    }
+
+    /// Directory of the shim.
+    #[must_use]
+    pub fn shim(&self) -> PathBuf {
+        self.state_dir.join("shim")
+    }
+
+    /// Directory of all pods.
+    #[must_use]
+    pub fn pods(&self) -> PathBuf {
+        self.state_dir.join("pods")
+    }
+
+    /// Directory of all logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+
+    /// The place of one pod.
+    ///
+    /// # Errors
+    /// If `uid` is not a uuid in its usual form.
+    pub fn pod(&self, uid: &str) -> io::Result<PodPlace> {
+        let usual = Uuid::try_parse(uid).is_ok_and(|parsed| parsed.as_hyphenated().to_string() == uid);
+        if !usual {
+            let why = format!("{uid:?} is not a uuid in its usual form");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(PodPlace { dir: self.pods().join(uid), logs: self.logs().join(uid) })
+    }
+
+    /// Uids of all pods that have a directory. Others than pods' directories are left out.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn uids(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.pods()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut uids = Vec::new();
+        for entry in entries {
+            match entry?.file_name().into_string() {
+                Ok(name) if self.pod(&name).is_ok() => uids.push(name),
+                Ok(name) => tracing::warn!(name, "not a pod's directory; left alone"),
+                Err(name) => tracing::warn!(?name, "not a pod's directory; left alone"),
+            }
+        }
+        uids.sort_unstable();
+        Ok(uids)
+    }
+}
+
+/// The place of one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPlace {
+    dir: PathBuf,
+    logs: PathBuf,
+}
+
+impl PodPlace {
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its logs' directory.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Files that hold its namespaces.
+    #[must_use]
+    pub fn ns(&self) -> PathBuf {
+        self.dir.join("ns")
+    }
+
+    /// Files that its containers find in `/etc`.
+    #[must_use]
+    pub fn etc(&self) -> PathBuf {
+        self.dir.join("etc")
+    }
+
+    /// libcontainer's own state.
+    #[must_use]
+    pub fn oci(&self) -> PathBuf {
+        self.dir.join("oci")
+    }
+
+    /// Directory of one container.
+    #[must_use]
+    pub fn container(&self, index: usize) -> PathBuf {
+        self.dir.join("c").join(index.to_string())
+    }
+
+    /// Log of one container.
+    #[must_use]
+    pub fn log(&self, index: usize) -> PathBuf {
+        self.logs.join(format!("{index}.log"))
+    }
+
+    fn record(&self) -> PathBuf {
+        self.dir.join("record.json")
+    }
+
+    /// Reads the record.
+    #[must_use]
+    pub fn read(&self) -> Found {
+        match read_whole(&self.record()) {
+            Ok(Some(record)) => Found::Record(Box::new(record)),
+            Ok(None) if !self.dir.exists() => Found::Nothing,
+            Ok(None) => {
+                Found::Torn { why: io::Error::new(io::ErrorKind::NotFound, "there is no record.json") }
+            }
+            Err(why) => Found::Torn { why },
+        }
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        match write_whole(&self.record(), record) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+                write_whole(&self.record(), record)
+            }
+            other => other,
+        }
+    }
+
+    /// What the containers' files say. A file that cannot be understood counts as absent, and is told of.
+    #[must_use]
+    pub fn container_files(&self, count: usize) -> Vec<ContainerFiles> {
+        (0..count)
+            .map(|index| {
+                let dir = self.container(index);
+                ContainerFiles {
+                    process: read_told(&dir.join(PROCESS_FILE)),
+                    exit: read_told(&dir.join(EXIT_FILE)),
+                }
+            })
+            .collect()
+    }
+}
+
+fn read_told<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    read_whole(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "a container's file is not understood");
+        None
+    })
+}
+
+/// What stands for an instance whose record cannot be understood: enough to remove it.
+#[must_use]
+pub fn nameless(uid: &str) -> InstanceSpec {
+    InstanceSpec { id: uid.to_owned(), uid: uid.to_owned(), kind: Kind::Pod, spec: WorkloadSpec::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "3f2c1d5e-0a4b-4c6d-8e7f-90a1b2c3d4e5";
+
+    #[test]
+    fn uid_that_is_not_a_uuid_never_becomes_a_path() {
+        let places = Places::new(PathBuf::from("/state"));
+        for uid in
+            ["", ".", "..", "../../etc", "a/b", "3F2C1D5E-0A4B-4C6D-8E7F-90A1B2C3D4E5", &UID.replace('-', "")]
+        {
+            assert!(places.pod(uid).is_err(), "{uid:?}");
+        }
+        assert_eq!(places.pod(UID).unwrap().dir(), Path::new("/state/pods").join(UID));
+    }
+
+    #[test]
+    fn record_is_read_as_written_and_a_torn_one_is_told_of() {
+        let state = tempfile::tempdir().unwrap();
+        let places = Places::new(state.path().to_owned());
+        let place = places.pod(UID).unwrap();
+        assert!(matches!(place.read(), Found::Nothing));
+        let record = Record::new(nameless(UID), "boot".to_owned());
+        place.write(&record).unwrap();
+        assert!(matches!(place.read(), Found::Record(found) if *found == record));
+        assert_eq!(places.uids().unwrap(), [UID]);
+        for torn in ["", "{", "[]", "{\"spec\":1}", "\0\0\0"] {
+            fs::write(place.record(), torn).unwrap();
+            assert!(matches!(place.read(), Found::Torn { .. }), "{torn:?}");
+        }
+        fs::remove_file(place.record()).unwrap();
+        assert!(matches!(place.read(), Found::Torn { .. }));
+    }
+
+    #[test]
+    fn foreign_directory_among_the_pods_is_left_out() {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir_all(state.path().join("pods/lost+found")).unwrap();
+        assert!(Places::new(state.path().to_owned()).uids().unwrap().is_empty());
+    }
+}

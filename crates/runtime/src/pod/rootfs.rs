@@ -1,0 +1,321 @@
+//! Looks into a container's root file system before it runs: who its user is, and where it starts.
+//!
+//! *Guarantee*: every path is resolved as if the root file system were the whole world, links included; nothing of the
+//! host is ever read or made.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+
+/// Most that is read of `/etc/passwd` or `/etc/group`.
+const MAX_ACCOUNT_BYTES: u64 = 1 << 20;
+/// Largest user or group id: the kernel's own limit for most purposes, and far from the wrap at 2^32.
+const MAX_ID: u32 = i32::MAX as u32;
+/// Most groups that one user is in: the kernel's limit.
+const MAX_GROUPS: usize = 65_536;
+/// Folders that are the kernel's inside a container: a program never starts there.
+const KERNEL_FOLDERS: [&str; 3] = ["proc", "sys", "dev"];
+
+/// Who runs a container's program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUser {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// All groups, the first one included.
+    pub groups: Vec<u32>,
+}
+
+/// Why user or folder of a container are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// The image's user does not exist in it.
+    #[error("user {user:?} of the image is not in its /etc/passwd")]
+    UnknownUser {
+        /// As written in the image's configuration.
+        user: String,
+    },
+    /// The image's group does not exist in it.
+    #[error("group {group:?} of the image is not in its /etc/group")]
+    UnknownGroup {
+        /// As written in the image's configuration.
+        group: String,
+    },
+    /// A number that is no id.
+    #[error("{id:?} of the image is not an id from 0 to {MAX_ID}")]
+    IdOutOfRange {
+        /// As written.
+        id: String,
+    },
+    /// A file of the root file system could not be read.
+    #[error("read {file} of the image")]
+    Read {
+        /// Which.
+        file: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A working directory that is not an absolute path without `..`.
+    #[error("working directory {path:?} is not an absolute path")]
+    NotAbsolute {
+        /// As written.
+        path: String,
+    },
+    /// A working directory among the kernel's own.
+    #[error("working directory {path:?} is in a folder of the kernel")]
+    KernelFolder {
+        /// As written.
+        path: String,
+    },
+    /// The working directory could not be made.
+    #[error("make working directory {path:?}")]
+    MakeFolder {
+        /// As written.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+fn open_root(rootfs: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(CWD, rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Finds out who `user` (as the image writes it: `name`, `uid`, `name:group`, `uid:gid`, or nothing) is.
+///
+/// # Errors
+/// If there is no such user or group, or a number is out of range.
+pub fn resolve_user(rootfs: &Path, user: &str) -> Result<ContainerUser, RootfsError> {
+    let (name, group) = match user.split_once(':') {
+        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
+        None => (user, None),
+    };
+    let passwd = read_accounts(rootfs, "etc/passwd", "/etc/passwd")?;
+    let name = if name.is_empty() { "0" } else { name };
+    let number = parse_id(name)?;
+    let entry = passwd.lines().map(fields).find(|entry| match number {
+        Some(number) => entry.get(2).and_then(|id| id.parse().ok()) == Some(number),
+        None => entry.first() == Some(&name),
+    });
+    let uid = match (&entry, number) {
+        (_, Some(number)) => number,
+        (Some(entry), None) => own_id(entry.get(2).copied().unwrap_or_default())?,
+        (None, None) => return Err(RootfsError::UnknownUser { user: name.to_owned() }),
+    };
+    let groups = read_accounts(rootfs, "etc/group", "/etc/group")?;
+    if let Some(group) = group {
+        let gid = resolve_group(&groups, group)?;
+        return Ok(ContainerUser { uid, gid, groups: vec![gid] });
+    }
+    let gid = match &entry {
+        Some(entry) => own_id(entry.get(3).copied().unwrap_or_default())?,
+        None => 0,
+    };
+    let known_as = entry.as_ref().and_then(|entry| entry.first().copied()).unwrap_or_default();
+    Ok(ContainerUser { uid, gid, groups: groups_of(&groups, known_as, gid) })
+}
+
+fn resolve_group(groups: &str, group: &str) -> Result<u32, RootfsError> {
+    if let Some(number) = parse_id(group)? {
+        return Ok(number);
+    }
+    let entry = groups.lines().map(fields).find(|entry| entry.first() == Some(&group));
+    let entry = entry.ok_or_else(|| RootfsError::UnknownGroup { group: group.to_owned() })?;
+    own_id(entry.get(2).copied().unwrap_or_default())
+}
+
+/// The user's own group and all that list it: without the own one, a file that denies its group would let it in.
+fn groups_of(groups: &str, name: &str, own: u32) -> Vec<u32> {
+    let member = |entry: &Vec<&str>| {
+        !name.is_empty() && entry.get(3).is_some_and(|members| members.split(',').any(|one| one == name))
+    };
+    let listed = groups.lines().map(fields).filter(member).filter_map(|entry| own_id(entry.get(2)?).ok());
+    let mut ids: Vec<u32> = listed.chain([own]).take(MAX_GROUPS).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn fields(line: &str) -> Vec<&str> {
+    line.trim().split(':').collect()
+}
+
+/// The number, if it is written as one. Never wraps: what does not fit is refused.
+fn parse_id(text: &str) -> Result<Option<u32>, RootfsError> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    own_id(text).map(Some)
+}
+
+fn own_id(text: &str) -> Result<u32, RootfsError> {
+    let id = text.parse().ok().filter(|id| *id <= MAX_ID);
+    id.ok_or_else(|| RootfsError::IdOutOfRange { id: text.to_owned() })
+}
+
+/// The text of an account file; empty if there is none.
+fn read_accounts(rootfs: &Path, path: &str, file: &'static str) -> Result<String, RootfsError> {
+    let failed = |source| RootfsError::Read { file, source };
+    let root = open_root(rootfs).map_err(failed)?;
+    // Not to wait for a writer, should it be a pipe.
+    let opened = match open_in(&root, Path::new(path), OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(opened) => File::from(opened),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(String::new());
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    if !opened.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is not a file")));
+    }
+    let mut bytes = Vec::new();
+    opened.take(MAX_ACCOUNT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_ACCOUNT_BYTES {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 1 MiB")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Makes sure that the folder that a program starts in exists, and gives its path inside the container.
+///
+/// # Errors
+/// If it is no absolute path, leads to a folder of the kernel, or cannot be made.
+pub fn ensure_working_dir(rootfs: &Path, path: &str) -> Result<PathBuf, RootfsError> {
+    let path = if path.is_empty() { "/" } else { path };
+    let mut wanted = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => wanted.push(name),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(RootfsError::NotAbsolute { path: path.to_owned() });
+            }
+        }
+    }
+    if !path.starts_with('/') {
+        return Err(RootfsError::NotAbsolute { path: path.to_owned() });
+    }
+    let failed = |source| RootfsError::MakeFolder { path: path.to_owned(), source };
+    let base = open_root(rootfs).map_err(failed)?;
+    let real_base = real_path(&base).map_err(failed)?;
+    let mut current = base.try_clone().map_err(failed)?;
+    let mut walked = PathBuf::new();
+    for name in &wanted {
+        walked.push(name);
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        current = match open_in(&base, &walked, flags) {
+            Ok(next) => next,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                mkdirat(&current, name, Mode::from_raw_mode(0o755)).map_err(|error| failed(error.into()))?;
+                open_in(&base, &walked, flags).map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let real = real_path(&current).map_err(failed)?;
+        let inside = real.strip_prefix(&real_base).unwrap_or(Path::new(KERNEL_FOLDERS[0]));
+        if inside
+            .components()
+            .next()
+            .is_some_and(|first| KERNEL_FOLDERS.iter().any(|f| first.as_os_str() == *f))
+        {
+            return Err(RootfsError::KernelFolder { path: path.to_owned() });
+        }
+    }
+    Ok(Path::new("/").join(wanted))
+}
+
+fn real_path(folder: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn image(passwd: &str, group: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
+        fs::write(dir.path().join("etc/group"), group).unwrap();
+        dir
+    }
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv:/bin/false\nbroken\nhuge:x:4294967296:0:::\n";
+    const GROUP: &str = "root:x:0:\nweb:x:102:\nlogs:x:200:web,other\nstaff:x:50:web\n";
+
+    #[test]
+    fn user_is_found_in_every_form_that_images_use() {
+        let image = image(PASSWD, GROUP);
+        let resolve = |user: &str| resolve_user(image.path(), user).unwrap();
+        let user = |uid, gid, groups: &[u32]| ContainerUser { uid, gid, groups: groups.to_vec() };
+        assert_eq!(resolve(""), user(0, 0, &[0]));
+        assert_eq!(resolve("web"), user(101, 102, &[50, 102, 200]));
+        assert_eq!(resolve("101"), user(101, 102, &[50, 102, 200]));
+        assert_eq!(resolve("web:logs"), user(101, 200, &[200]));
+        assert_eq!(resolve("5000:6000"), user(5000, 6000, &[6000]));
+        assert_eq!(resolve("5000"), user(5000, 0, &[0]));
+    }
+
+    #[test]
+    fn id_that_would_wrap_to_root_is_refused() {
+        let image = image(PASSWD, GROUP);
+        for user in ["4294967296", "huge", "-1", "2147483648", "0:4294967296", "99999999999999999999"] {
+            let error = resolve_user(image.path(), user).unwrap_err();
+            assert!(matches!(error, RootfsError::IdOutOfRange { .. }), "{user}: {error}");
+        }
+        assert!(matches!(resolve_user(image.path(), "nobody"), Err(RootfsError::UnknownUser { .. })));
+        assert!(matches!(resolve_user(image.path(), "web:nope"), Err(RootfsError::UnknownGroup { .. })));
+    }
+
+    #[test]
+    fn account_file_that_links_outside_is_looked_up_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        symlink("/../../../../../../etc/passwd", dir.path().join("etc/passwd")).unwrap();
+        // Inside, it links to itself: an error, and not the host's file.
+        assert!(matches!(resolve_user(dir.path(), "root"), Err(RootfsError::Read { .. })));
+        fs::remove_file(dir.path().join("etc/passwd")).unwrap();
+        assert_eq!(resolve_user(dir.path(), "0").unwrap().uid, 0);
+    }
+
+    #[test]
+    fn working_dir_is_made_inside_whatever_its_links_say() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        symlink(outside.path(), root.path().join("away")).unwrap();
+        symlink("proc", root.path().join("sly")).unwrap();
+        assert_eq!(ensure_working_dir(root.path(), "").unwrap(), Path::new("/"));
+        assert_eq!(ensure_working_dir(root.path(), "/srv/app/").unwrap(), Path::new("/srv/app"));
+        assert!(root.path().join("srv/app").is_dir());
+        assert!(ensure_working_dir(root.path(), "/away/x").is_err());
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        for path in ["/proc/self/fd/7", "/sly/self", "/sly"] {
+            let error = ensure_working_dir(root.path(), path).unwrap_err();
+            assert!(matches!(error, RootfsError::KernelFolder { .. }), "{path}: {error}");
+        }
+        assert!(matches!(ensure_working_dir(root.path(), "srv"), Err(RootfsError::NotAbsolute { .. })));
+        assert!(matches!(
+            ensure_working_dir(root.path(), "/srv/../.."),
+            Err(RootfsError::NotAbsolute { .. })
+        ));
+    }
+}

@@ -1,0 +1,172 @@
+//! The last thing that runs of ours inside a container: finds the program and becomes it.
+//!
+//! It stands in for libcontainer's own executor for two reasons: what cannot be executed is explained in words for
+//! people through a pipe that closes when the program takes over (so "started" means executed), and what the shim
+//! did to signals does not reach the program.
+
+use std::{
+    ffi::CString,
+    fs,
+    io::{self, Write},
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use oci_spec::runtime::Spec;
+
+/// Finds and executes the program of a container's spec.
+#[derive(Clone, Debug)]
+pub struct ProgramExecutor {
+    /// Where a failure is explained. A number and not an owner: it is copied along by several forks.
+    said: RawFd,
+}
+
+impl ProgramExecutor {
+    /// An executor that explains failures to the descriptor `said`.
+    #[must_use]
+    pub const fn new(said: RawFd) -> Self {
+        Self { said }
+    }
+
+    fn say(&self, words: &str) {
+        // SAFETY: the descriptor is open in every process that this value is copied to, until it executes.
+        let pipe = unsafe { BorrowedFd::borrow_raw(self.said) };
+        if let Ok(pipe) = pipe.try_clone_to_owned() {
+            let _ = fs::File::from(pipe).write_all(words.as_bytes());
+        }
+    }
+}
+
+impl Executor for ProgramExecutor {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let (program, args) = program_of(spec).map_err(|words| {
+            self.say(&words);
+            ExecutorError::Other(words)
+        })?;
+        let words = match execute(&program, &args) {
+            Ok(never) => match never {},
+            Err(error) => explain(&program, &error),
+        };
+        self.say(&words);
+        Err(ExecutorError::Other(words))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        program_of(spec).map(drop).map_err(|words| {
+            self.say(&words);
+            ExecutorValidationError::ArgValidationError(words)
+        })
+    }
+}
+
+fn program_of(spec: &Spec) -> Result<(PathBuf, Vec<String>), String> {
+    let process = spec.process().as_ref().ok_or("the specification has no process")?;
+    let args = process.args().clone().unwrap_or_default();
+    let name = args.first().ok_or("there is no command to run")?;
+    let path =
+        process.env().iter().flatten().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or("");
+    find(name, path).map(|program| (program, args))
+}
+
+/// The file that `name` stands for, looked up as a shell does.
+fn find(name: &str, path: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return look(Path::new(name)).unwrap_or_else(|| Err(format!("{name:?} not found in the image")));
+    }
+    let mut obstacle = None;
+    for folder in path.split(':') {
+        let candidate = Path::new(if folder.is_empty() { "." } else { folder }).join(name);
+        match look(&candidate) {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(words)) => obstacle = obstacle.or(Some(words)),
+            None => {}
+        }
+    }
+    Err(obstacle.unwrap_or_else(|| format!("{name:?} not found in the image (PATH is {path})")))
+}
+
+fn look(candidate: &Path) -> Option<Result<PathBuf, String>> {
+    let metadata = match fs::metadata(candidate) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Some(Err(format!("{} may not be looked up by this user", candidate.display())));
+        }
+        Err(_absent) => return None,
+    };
+    if metadata.is_dir() {
+        return Some(Err(format!("{:?} is a directory, not a program", candidate.display().to_string())));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Some(Err(format!("{:?} is not executable", candidate.display().to_string())));
+    }
+    Some(Ok(candidate.to_owned()))
+}
+
+fn execute(program: &Path, args: &[String]) -> io::Result<std::convert::Infallible> {
+    let program = CString::new(program.as_os_str().as_encoded_bytes())?;
+    let args = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    let mut list: Vec<*const libc::c_char> = args.iter().map(|arg| arg.as_ptr()).collect();
+    list.push(std::ptr::null());
+    forget_signals();
+    // SAFETY: a plain call; `list` ends with null and its strings outlive the call.
+    unsafe { libc::execv(program.as_ptr(), list.as_ptr()) };
+    Err(io::Error::last_os_error())
+}
+
+/// Lets the program begin with no signal blocked and none ignored: the shim blocks some, the language's runtime ignores
+/// SIGPIPE, and whoever began the node may have ignored others. All of that would be inherited.
+fn forget_signals() {
+    /// The kernel's own `struct sigaction`: handler, flags, restorer, mask. All zero is the default action.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_BYTES: usize = 8;
+    // SAFETY: plain calls on values that outlive them. By number and not by the library, which hides two signals.
+    unsafe {
+        for signal in 1..=64 {
+            let none = std::ptr::null::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), none, MASK_BYTES);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+fn explain(program: &Path, error: &io::Error) -> String {
+    let name = program.display().to_string();
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("{name:?} needs an interpreter or loader that is not in the image"),
+        Some(libc::ENOEXEC) => {
+            format!("{name:?} is not a program that this machine can run (wrong format or processor)")
+        }
+        Some(libc::EACCES) => format!("{name:?} may not be executed by this user"),
+        Some(libc::E2BIG) => format!("the arguments and environment of {name:?} are too long"),
+        _ => format!("{name:?} could not be executed: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_is_found_as_a_shell_finds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str, mode: u32| {
+            let path = dir.path().join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        place("tool", 0o755);
+        place("note", 0o644);
+        let path = format!("/nowhere:{}", dir.path().display());
+        assert_eq!(find("tool", &path).unwrap(), dir.path().join("tool"));
+        assert!(find("note", &path).unwrap_err().contains("is not executable"));
+        assert_eq!(find("/bin/nope-nope", &path).unwrap_err(), "\"/bin/nope-nope\" not found in the image");
+        assert!(find("nope", "/nowhere").unwrap_err().contains("PATH is /nowhere"));
+        assert!(find("/", &path).unwrap_err().contains("directory"));
+    }
+}

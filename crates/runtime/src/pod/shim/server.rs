@@ -1,0 +1,250 @@
+//! The shim's loop: one thread that waits for everything at once and does one small thing at a time.
+//!
+//! ```text
+//!  callers ⇄ socket ─┐                      ┌─▶ starts.rs    creators, their reports and deadlines
+//!  SIGCHLD ──────────┼─▶ epoll ─▶ dispatch ─┼─▶ exits.rs     who ended, and the file that says so
+//!  stdout, stderr ───┤                      ├─▶ log.rs       lines
+//!  process handles ──┘                      └─▶ callers.rs   calls, replies, news
+//! ```
+//! Each wake-up reads at most one buffer from each source, so that none starves another. With nothing to do it sleeps
+//! without a timer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::{Timespec, epoll},
+};
+
+use super::{
+    callers::Caller,
+    launch::{LaunchConfig, ReportBuffer},
+    log::{LogWriter, Stream},
+    wire::{ContainerOrder, PodLook},
+};
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 64;
+/// Most bytes read from one source in one turn: the size of a pipe.
+pub(super) const READ_BYTES: usize = 64 << 10;
+
+/// A container: its pod's uid and its place in it.
+pub(super) type Key = (String, u32);
+
+/// What a token of epoll stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Signals,
+    Listener,
+    Caller,
+    Report(Key),
+    Output(Key, Stream),
+    Process(Key),
+}
+
+/// A running container.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) pid: i32,
+    /// Handle on its process.
+    pub(super) handle: OwnedFd,
+    pub(super) dir: PathBuf,
+    pub(super) stop_signal: i32,
+    pub(super) memory_dir: Option<PathBuf>,
+    pub(super) outputs: Outputs,
+    pub(super) tokens: Vec<u64>,
+}
+
+/// The pipes that a container writes to, and its log. Absent if they could not be opened: it runs all the same.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    pub(super) stdout: Option<File>,
+    pub(super) stderr: Option<File>,
+    pub(super) log: Option<LogWriter>,
+}
+
+/// A creator at work.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) pid: i32,
+    pub(super) report: OwnedFd,
+    pub(super) buffer: ReportBuffer,
+    pub(super) token: u64,
+    pub(super) order: ContainerOrder,
+    pub(super) outputs: Outputs,
+    pub(super) deadline: Instant,
+}
+
+/// The start of a pod that is under way.
+#[derive(Debug)]
+pub(super) struct PodStart {
+    /// Who asked: token of the caller and number of the call.
+    pub(super) asked_by: Option<(u64, u64)>,
+    /// Containers that are not running yet: waiting or with a creator at work.
+    pub(super) missing: usize,
+    /// The first that failed, and why.
+    pub(super) failed: Option<(u32, String)>,
+}
+
+/// The whole state of the shim.
+#[derive(Debug)]
+pub(super) struct Shim {
+    pub(super) epoll: OwnedFd,
+    pub(super) signals: OwnedFd,
+    pub(super) listener: UnixListener,
+    pub(super) config: LaunchConfig,
+    pub(super) launches_max: usize,
+    pub(super) sources: BTreeMap<u64, Source>,
+    pub(super) next_token: u64,
+    pub(super) callers: BTreeMap<u64, Caller>,
+    pub(super) live: BTreeMap<Key, Live>,
+    pub(super) launches: BTreeMap<Key, Launch>,
+    pub(super) waiting: VecDeque<(String, ContainerOrder)>,
+    pub(super) starts: BTreeMap<String, PodStart>,
+    /// Containers that have ended in a way not known yet, and until when it is waited for.
+    pub(super) fading: BTreeMap<Key, Instant>,
+    pub(super) read_buffer: Vec<u8>,
+    pub(super) batch: Vec<u8>,
+    pub(super) ending: bool,
+}
+
+impl Shim {
+    pub(super) fn new(
+        listener: UnixListener,
+        signals: OwnedFd,
+        config: LaunchConfig,
+        launches_max: usize,
+    ) -> io::Result<Self> {
+        let mut shim = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            signals,
+            listener,
+            config,
+            launches_max,
+            sources: BTreeMap::new(),
+            next_token: 1,
+            callers: BTreeMap::new(),
+            live: BTreeMap::new(),
+            launches: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            starts: BTreeMap::new(),
+            fading: BTreeMap::new(),
+            read_buffer: vec![0; READ_BYTES],
+            batch: Vec::new(),
+            ending: false,
+        };
+        shim.listener.set_nonblocking(true)?;
+        let token = shim.token(Source::Signals);
+        watch(&shim.epoll, &shim.signals, token)?;
+        let token = shim.token(Source::Listener);
+        watch(&shim.epoll, &shim.listener, token)?;
+        Ok(shim)
+    }
+
+    pub(super) fn token(&mut self, source: Source) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.sources.insert(token, source);
+        token
+    }
+
+    /// Runs until it is asked to end and has no containers.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
+        while !self.ending {
+            let timeout = self.time_to_next_deadline();
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in &events {
+                self.dispatch(event.data.u64(), event.flags);
+            }
+            self.end_late_launches();
+            self.end_faded();
+            self.launch_waiting();
+        }
+        self.flush_callers();
+        Ok(())
+    }
+
+    fn dispatch(&mut self, token: u64, flags: epoll::EventFlags) {
+        // An event of something that an earlier event of the same turn removed stands for nothing.
+        let Some(source) = self.sources.get(&token).cloned() else { return };
+        match source {
+            Source::Signals => self.take_signals(),
+            Source::Listener => self.accept_callers(),
+            Source::Caller => self.serve(token, flags),
+            Source::Report(key) => self.take_report(&key),
+            Source::Output(key, stream) => {
+                self.take_output(&key, stream);
+            }
+            Source::Process(key) => self.unseen_end(&key),
+        }
+    }
+
+    /// Reads once what a container wrote and logs it. False if there was nothing.
+    pub(super) fn take_output(&mut self, key: &Key, stream: Stream) -> bool {
+        let outputs = match (self.live.get_mut(key), self.launches.get_mut(key)) {
+            (Some(live), _) => &mut live.outputs,
+            (None, Some(launch)) => &mut launch.outputs,
+            (None, None) => return false,
+        };
+        outputs.take(stream, &mut self.read_buffer, &mut self.batch)
+    }
+
+    fn time_to_next_deadline(&self) -> Option<Timespec> {
+        let next = self
+            .launches
+            .values()
+            .map(|launch| launch.deadline)
+            .chain(self.fading.values().copied())
+            .min()?;
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(left).ok()
+    }
+
+    pub(super) fn look(&self, pod: &str) -> PodLook {
+        let running = self.live.keys().filter(|(uid, _)| uid == pod).map(|(_, index)| *index).collect();
+        PodLook { pod: pod.to_owned(), starting: self.starts.contains_key(pod), running }
+    }
+
+    pub(super) fn look_at_all(&self) -> Vec<PodLook> {
+        let mut pods: Vec<&String> = self.live.keys().map(|(pod, _)| pod).chain(self.starts.keys()).collect();
+        pods.sort_unstable();
+        pods.dedup();
+        pods.into_iter().map(|pod| self.look(pod)).collect()
+    }
+}
+
+impl Outputs {
+    /// Reads once from a stream and logs it. False if there was nothing.
+    pub(super) fn take(&mut self, stream: Stream, read_buffer: &mut [u8], batch: &mut Vec<u8>) -> bool {
+        let file = match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        };
+        let Some(file) = file else { return false };
+        let Ok(count) = rustix::io::read(file, &mut *read_buffer) else { return false };
+        if let (Some(log), Some(bytes)) = (&mut self.log, read_buffer.get(..count)) {
+            log.take(stream, bytes, batch);
+        }
+        count > 0
+    }
+}
+
+/// Adds `what` to what the loop waits for.
+pub(super) fn watch(epoll: &OwnedFd, what: impl AsFd, token: u64) -> io::Result<()> {
+    Ok(epoll::add(epoll, what, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+}

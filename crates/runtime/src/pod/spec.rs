@@ -1,0 +1,288 @@
+//! What a container is told to be: from manifest and image to the runtime specification (`config.json`). Pure.
+//!
+//! ```text
+//!  ContainerSpec ─┐
+//!  ImageConfig   ─┼─▶ config.json ─▶ libcontainer
+//!  what was set up┘
+//! ```
+//! *Guarantees*: the defaults are the safe ones and nothing in manifest or image changes them: capabilities of a plain
+//! service, no new privileges, kernel files hidden or read-only, a list of devices, no swap beyond the memory limit.
+
+use std::path::{Path, PathBuf};
+
+use images::ImageConfig;
+use model::ContainerSpec;
+use serde_json::{Value, json};
+
+use super::{
+    limits::{CPU_PERIOD_MICROS, Limits},
+    rootfs::ContainerUser,
+};
+
+/// Where programs are looked for if the image does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Open files of one process; less where the machine allows less.
+const OPEN_FILES: u64 = 65_536;
+/// What a service may do: the set that other engines grant, without making devices, raw packets and audit records.
+const CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// Files of the kernel that tell about the machine or harm it.
+const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// Files of the kernel that may be read and not written.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What was set up for a container, and what the machine can do.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerSetup {
+    /// Its root file system, mounted.
+    pub rootfs: PathBuf,
+    /// Directory with the pod's `hosts`, `hostname` and `resolv.conf`.
+    pub etc_dir: PathBuf,
+    /// Files that hold the pod's namespaces: network, ipc, uts.
+    pub namespaces: (PathBuf, PathBuf, PathBuf),
+    /// Its control group, from the root of the hierarchies.
+    pub group: String,
+    /// Who runs it.
+    pub user: ContainerUser,
+    /// Where it starts: exists.
+    pub working_dir: PathBuf,
+    /// Host name of the pod.
+    pub hostname: String,
+    /// What this machine can do.
+    pub machine: Machine,
+}
+
+/// What this machine can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Whether its control groups are the unified ones (v2).
+    pub unified: bool,
+    /// Whether the kernel limits swap.
+    pub swap: bool,
+    /// Most open files that a process may have.
+    pub open_files_max: u64,
+    /// Its processors: each may have a throttle file that is hidden.
+    pub processors: u32,
+}
+
+/// A container that cannot be described.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Nothing says what to run.
+    #[error("there is no command: the image has none, and the manifest neither")]
+    NoCommand,
+    /// Something holds a NUL, which the kernel cannot take.
+    #[error("the {what} holds a NUL character")]
+    Nul {
+        /// What.
+        what: &'static str,
+    },
+}
+
+/// The runtime specification of a container.
+///
+/// # Errors
+/// If there is nothing to run, or it cannot be said to the kernel.
+pub fn container_spec(
+    container: &ContainerSpec,
+    image: &ImageConfig,
+    setup: &ContainerSetup,
+) -> Result<Value, SpecError> {
+    let args = command_line(container, image)?;
+    let env = environment(container, image, &setup.hostname)?;
+    let open_files = OPEN_FILES.min(setup.machine.open_files_max);
+    let (net, ipc, uts) = &setup.namespaces;
+    Ok(json!({
+        "ociVersion": "1.2.0",
+        "root": { "path": setup.rootfs, "readonly": false },
+        "process": {
+            "terminal": false,
+            "user": {
+                "uid": setup.user.uid, "gid": setup.user.gid, "additionalGids": setup.user.groups, "umask": 0o022,
+            },
+            "args": args,
+            "env": env,
+            "cwd": setup.working_dir,
+            "capabilities": {
+                "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+                "inheritable": [], "ambient": [],
+            },
+            "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files }],
+            "noNewPrivileges": true,
+        },
+        "mounts": mounts(&setup.etc_dir),
+        "linux": {
+            "namespaces": [
+                { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
+                { "type": "network", "path": net }, { "type": "ipc", "path": ipc }, { "type": "uts", "path": uts },
+            ],
+            "cgroupsPath": setup.group,
+            "resources": resources(Limits::of_container(container.resources.as_ref()), setup.machine),
+            // The pod's network namespace is its own: low ports and ping need no privilege in it.
+            "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647" },
+            "maskedPaths": masked_paths(setup.machine.processors),
+            "readonlyPaths": READONLY_PATHS,
+        },
+    }))
+}
+
+/// Kubernetes' rule: a command stands instead of the image's entrypoint and its command, arguments stand instead of
+/// the image's command.
+fn command_line(container: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, SpecError> {
+    let (program, args) = match (container.command.is_empty(), container.args.is_empty()) {
+        (true, true) => (&image.entrypoint, &image.cmd),
+        (true, false) => (&image.entrypoint, &container.args),
+        (false, _) => (&container.command, &container.args),
+    };
+    let line: Vec<String> = program.iter().chain(args).cloned().collect();
+    if line.iter().any(|word| word.contains('\0')) {
+        return Err(SpecError::Nul { what: "command" });
+    }
+    if line.first().is_none_or(String::is_empty) { Err(SpecError::NoCommand) } else { Ok(line) }
+}
+
+/// Defaults, then the image's variables, then the manifest's; the later value of a name wins, in the earlier place.
+fn environment(
+    container: &ContainerSpec,
+    image: &ImageConfig,
+    hostname: &str,
+) -> Result<Vec<String>, SpecError> {
+    let defaults = [("PATH", DEFAULT_PATH), ("HOSTNAME", hostname)];
+    let own = container.env.iter().map(|variable| (variable.name.as_str(), variable.value.as_str()));
+    let from_image = image.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut merged: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in defaults.into_iter().chain(from_image).chain(own) {
+        if name.contains('\0') || value.contains('\0') {
+            return Err(SpecError::Nul { what: "environment" });
+        }
+        // An image can hold what no program could have set; it has no meaning.
+        if name.is_empty() || name.contains('=') {
+            continue;
+        }
+        match merged.iter_mut().find(|(known, _)| *known == name) {
+            Some(entry) => entry.1 = value,
+            None => merged.push((name, value)),
+        }
+    }
+    Ok(merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+}
+
+fn mounts(etc_dir: &Path) -> Value {
+    let of_pod = |name: &str| {
+        json!({
+            "destination": format!("/etc/{name}"), "type": "bind", "source": etc_dir.join(name),
+            "options": ["bind", "nosuid", "nodev", "noexec"],
+        })
+    };
+    json!([
+        { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
+        {
+            "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
+        },
+        {
+            "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        },
+        {
+            "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        },
+        {
+            "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"],
+        },
+        {
+            "destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", "ro"],
+        },
+        {
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+        },
+        of_pod("resolv.conf"),
+        of_pod("hosts"),
+        of_pod("hostname"),
+    ])
+}
+
+fn resources(limits: Limits, machine: Machine) -> Value {
+    let mut resources = json!({ "devices": devices() });
+    if let Some(bytes) = limits.memory_bytes {
+        resources["memory"] = json!({ "limit": bytes });
+        match machine {
+            // Swap equal to the limit would be "no limit" there: see what libcontainer writes.
+            Machine { unified: true, swap: true, .. } => {
+                resources["unified"] = json!({ "memory.swap.max": "0" })
+            }
+            Machine { swap: true, .. } => resources["memory"]["swap"] = json!(bytes),
+            Machine { swap: false, .. } => {}
+        }
+    }
+    let mut cpu = serde_json::Map::new();
+    if let Some(shares) = limits.cpu_shares {
+        cpu.insert("shares".to_owned(), json!(shares));
+    }
+    if let Some(quota) = limits.cpu_quota_micros {
+        cpu.insert("quota".to_owned(), json!(quota));
+        cpu.insert("period".to_owned(), json!(CPU_PERIOD_MICROS));
+    }
+    if !cpu.is_empty() {
+        resources["cpu"] = Value::Object(cpu);
+    }
+    if let Some(pids) = limits.pids {
+        resources["pids"] = json!({ "limit": pids });
+    }
+    resources
+}
+
+/// Nothing but what every program needs: null, zero, full, random, urandom, tty, and terminals of its own.
+fn devices() -> Value {
+    let allow = |major: u32, minor: Option<u32>| match minor {
+        Some(minor) => json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }),
+        None => json!({ "allow": true, "type": "c", "major": major, "access": "rwm" }),
+    };
+    json!([
+        { "allow": false, "access": "rwm" },
+        allow(1, Some(3)),
+        allow(1, Some(5)),
+        allow(1, Some(7)),
+        allow(1, Some(8)),
+        allow(1, Some(9)),
+        allow(5, Some(0)),
+        allow(5, Some(2)),
+        allow(136, None),
+    ])
+}
+
+fn masked_paths(processors: u32) -> Vec<String> {
+    let throttles = (0..processors).map(|n| format!("/sys/devices/system/cpu/cpu{n}/thermal_throttle"));
+    MASKED_PATHS.iter().map(|path| (*path).to_owned()).chain(throttles).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! The specification that comes of manifest and image: rules as examples, and one whole document.
+
+use model::{
+    manifest::{EnvVar, ResourceList, Resources},
+    quantity::{Cpu, Memory},
+};
+
+use super::*;
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn image(entrypoint: &str, cmd: &str) -> ImageConfig {
+    let mut image = ImageConfig::default();
+    image.entrypoint = words(entrypoint);
+    image.cmd = words(cmd);
+    image
+}
+
+fn container(command: &str, args: &str) -> ContainerSpec {
+    ContainerSpec { command: words(command), args: words(args), ..ContainerSpec::default() }
+}
+
+fn machine() -> Machine {
+    Machine { unified: false, swap: true, open_files_max: 20_000, processors: 1 }
+}
+
+fn setup() -> ContainerSetup {
+    let at = |name: &str| PathBuf::from("/state/pods/uid").join(name);
+    ContainerSetup {
+        rootfs: at("c/0/rootfs"),
+        etc_dir: at("etc"),
+        namespaces: (at("ns/net"), at("ns/ipc"), at("ns/uts")),
+        group: "/rik/node/uid/0".to_owned(),
+        user: ContainerUser { uid: 101, gid: 102, groups: vec![200] },
+        working_dir: PathBuf::from("/srv"),
+        hostname: "web".to_owned(),
+        machine: machine(),
+    }
+}
+
+#[test]
+fn command_and_args_replace_what_kubernetes_says_they_replace() {
+    let cases =
+        [("", "", "entry cmd"), ("own", "", "own"), ("", "arg", "entry arg"), ("own", "arg", "own arg")];
+    for (command, args, expected) in cases {
+        let line = command_line(&container(command, args), &image("entry", "cmd")).unwrap();
+        assert_eq!(line.join(" "), expected, "command {command:?}, args {args:?}");
+    }
+    assert_eq!(command_line(&container("", ""), &image("", "/bin/sh")).unwrap(), ["/bin/sh"]);
+}
+
+#[test]
+fn container_without_any_command_is_refused() {
+    assert_eq!(command_line(&container("", ""), &image("", "")), Err(SpecError::NoCommand));
+}
+
+#[test]
+fn environment_of_the_manifest_wins_over_the_image_and_that_over_defaults() {
+    let mut image = image("", "");
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    image.env = vec![pair("PATH", "/opt/bin"), pair("MODE", "image"), pair("", "x"), pair("A=B", "x")];
+    let env = vec![EnvVar { name: "MODE".to_owned(), value: "own".to_owned() }];
+    let container = ContainerSpec { env, ..ContainerSpec::default() };
+    assert_eq!(
+        environment(&container, &image, "web").unwrap(),
+        ["PATH=/opt/bin", "HOSTNAME=web", "MODE=own"]
+    );
+}
+
+#[test]
+fn environment_with_a_nul_is_refused() {
+    let env = vec![EnvVar { name: "A".to_owned(), value: "\0".to_owned() }];
+    let container = ContainerSpec { env, ..ContainerSpec::default() };
+    assert!(environment(&container, &image("", ""), "web").is_err());
+}
+
+#[test]
+fn memory_limit_leaves_no_way_out_into_swap() {
+    let limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
+    let legacy = resources(limits, machine());
+    assert_eq!((&legacy["memory"]["limit"], &legacy["memory"]["swap"]), (&json!(64 << 20), &json!(64 << 20)));
+    let unified = resources(limits, Machine { unified: true, ..machine() });
+    assert_eq!(unified["unified"]["memory.swap.max"], "0");
+    assert_eq!(unified["memory"].get("swap"), None);
+    let without = resources(limits, Machine { swap: false, ..machine() });
+    assert_eq!((without["memory"].get("swap"), without.get("unified")), (None, None));
+}
+
+#[test]
+fn whole_specification_is_understood_by_libcontainer() {
+    let limits = ResourceList { cpu: Some(Cpu(500)), memory: Some(Memory(32 << 20)), pids: Some(20) };
+    let container = ContainerSpec {
+        resources: Some(Resources { requests: None, limits: Some(limits) }),
+        ..container("/bin/sh -c", "true")
+    };
+    let value = container_spec(&container, &image("entry", "cmd"), &setup()).unwrap();
+    let spec: oci_spec::runtime::Spec = serde_json::from_value(value.clone()).unwrap();
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/rik/node/uid/0")));
+    let process = spec.process().as_ref().unwrap();
+    assert_eq!((process.user().uid(), process.no_new_privileges()), (101, Some(true)));
+    let capabilities = process.capabilities().as_ref().unwrap();
+    assert_eq!(capabilities.bounding().as_ref().map(std::collections::HashSet::len), Some(11));
+    assert_eq!(capabilities.ambient().as_ref().map(std::collections::HashSet::len), Some(0));
+    insta::with_settings!({ sort_maps => true }, { insta::assert_json_snapshot!("specification", value) });
+}

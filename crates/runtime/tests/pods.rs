@@ -1,0 +1,375 @@
+//! Whole pods on a node of its own: real images, namespaces, groups and containers, from the first step to the last.
+
+mod node;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use model::{
+    ContainerPhase, PortSpec, Protocol, Reason,
+    lifecycle::Observed,
+    manifest::{EnvVar, ExposureKind, ResourceList, Resources},
+    quantity::{Cpu, Memory},
+};
+use node::{in_namespaces, plain, pod, script};
+use runtime::Runtime;
+
+fn limits(memory: u64, pids: u32) -> Option<Resources> {
+    let limits = ResourceList { cpu: Some(Cpu(500)), memory: Some(Memory(memory)), pids: Some(pids) };
+    Some(Resources { requests: None, limits: Some(limits) })
+}
+
+fn port(port: u16, target: u16) -> PortSpec {
+    PortSpec {
+        port,
+        target_port: Some(target),
+        protocol: Protocol::Tcp,
+        exposure: ExposureKind::NodePort,
+        host_address: None,
+    }
+}
+
+#[test]
+fn pod_lives_from_absent_to_absent() {
+    in_namespaces("pod_lives_from_absent_to_absent", |node| async move {
+        let spec = pod(vec![script("web", "echo hello; exit 3")]);
+        assert_eq!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Absent);
+        node.run(&spec).await;
+        let facts = node.ended(&spec).await;
+        assert_eq!((facts.exit_code, facts.reason), (Some(3), Some(Reason::NonZeroExit)));
+        assert!(facts.started_at.is_some() && facts.finished_at >= facts.started_at, "{facts:?}");
+        assert!(facts.containers[0].image_digest.as_ref().unwrap().starts_with("sha256:"));
+        assert!(node.runtime.start(&spec.uid).await.is_err(), "it was started twice");
+        node.runtime.release(&spec.uid).await.unwrap();
+        node.runtime.release(&spec.uid).await.unwrap();
+        let Observed::Released(facts) = node.runtime.inspect(&spec.uid).await.unwrap() else {
+            panic!("not released")
+        };
+        assert_eq!((facts.exit_code, facts.ip), (Some(3), None));
+        assert_eq!(node.output(&spec, "web"), ["hello"]);
+        node.runtime.remove(&spec.uid).await.unwrap();
+        node.runtime.remove(&spec.uid).await.unwrap();
+        assert_eq!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Absent);
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn container_sees_what_it_should_and_no_more() {
+    const LOOK: &str = r#"
+        grep -E "^(Cap|NoNewPrivs)" /proc/self/status | tr '\t' ' '
+        echo "pid $$ cwd $PWD from $FROM own $OWN home $HOME host $(hostname) $HOSTNAME id $(id -u):$(id -g)"
+        echo "fds $(ls /proc/self/fd | tr '\n' ' ')"
+        touch /sys/x 2>/dev/null && echo "sys is writable"
+        echo 1 > /proc/sys/kernel/panic 2>/dev/null && echo "proc is writable"
+        [ -s /proc/kcore ] || echo "kcore is hidden"
+        [ -z "$(cat /proc/keys 2>/dev/null)" ] && echo "keys are hidden"
+        mknod /null c 1 3 2>/dev/null && echo "devices can be made"
+        mount -t tmpfs none /srv 2>/dev/null && echo "mounts can be made"
+        echo "sigpipe $(grep SigIgn /proc/self/status | cut -f2)"
+        grep web-1 /etc/hosts; cat /etc/hostname; echo test > /dev/stdout
+        echo "limit $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes) $(cat /sys/fs/cgroup/pids/pids.max)"
+    "#;
+    in_namespaces("container_sees_what_it_should_and_no_more", |node| async move {
+        let mut container = script("look", LOOK);
+        container.env = vec![EnvVar { name: "OWN".to_owned(), value: "v".to_owned() }];
+        container.resources = limits(64 << 20, 40);
+        let spec = pod(vec![container]);
+        node.run(&spec).await;
+        let facts = node.ended(&spec).await;
+        let ip = facts.ip.unwrap();
+        // chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, sys_chroot, setfcap
+        let expected = [
+            "CapInh: 0000000000000000",
+            "CapPrm: 00000000800405fb",
+            "CapEff: 00000000800405fb",
+            "CapBnd: 00000000800405fb",
+            "CapAmb: 0000000000000000",
+            "NoNewPrivs: 1",
+            "pid 1 cwd /srv/work from image own v home /root host web-1 web-1 id 0:0",
+            "fds 0 1 2 3 ",
+            "kcore is hidden",
+            "keys are hidden",
+            "sigpipe 0000000000000000",
+            &format!("{ip}\tweb-1"),
+            "web-1",
+            "test",
+            "limit 67108864 40",
+        ];
+        assert_eq!(node.output(&spec, "look"), expected, "{facts:?}");
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn containers_of_a_pod_share_network_ipc_and_name_and_nothing_else() {
+    let show = "for n in net ipc uts pid mnt cgroup; do readlink /proc/self/ns/$n; done; sleep 1000";
+    in_namespaces("containers_of_a_pod_share_network_ipc_and_name_and_nothing_else", |node| async move {
+        let serve = "mkdir /www; echo from-web > /www/index.html; httpd -f -p 8080 -h /www";
+        let spec = pod(vec![script("a", show), script("b", show), script("web", serve)]);
+        node.run(&spec).await;
+        let facts = node.running(&spec).await;
+        assert!(facts.containers.iter().all(|own| own.phase == ContainerPhase::Running && own.pid.is_some()));
+        let host = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
+        let (a, b) = loop {
+            let (a, b) = (node.output(&spec, "a"), node.output(&spec, "b"));
+            if a.len() == 6 && b.len() == 6 {
+                break (a, b);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        for (at, name) in ["net", "ipc", "uts"].into_iter().enumerate() {
+            assert_eq!(a[at], b[at], "{name} is not shared");
+            assert_ne!(a[at], host(name), "{name} is the node's");
+        }
+        for (at, name) in ["pid", "mnt", "cgroup"].into_iter().enumerate() {
+            assert_ne!(a[at + 3], b[at + 3], "{name} is shared");
+        }
+        let page = loop {
+            let url = format!("http://{}:8080/", facts.ip.unwrap());
+            let got =
+                tokio::process::Command::new("busybox").args(["wget", "-qO-", &url]).output().await.unwrap();
+            if got.status.success() {
+                break String::from_utf8_lossy(&got.stdout).into_owned();
+            }
+        };
+        assert_eq!(page, "from-web\n");
+        let stopped = Instant::now();
+        node.runtime.stop(&spec.uid).await.unwrap();
+        // `sh` and `sleep` as first processes cannot hear TERM: nobody waits for them.
+        assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
+        assert!(matches!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Ended(_)));
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn every_end_is_told_apart() {
+    in_namespaces("every_end_is_told_apart", |node| async move {
+        let mut hungry = script("hungry", "dd if=/dev/zero of=/dev/null bs=64M count=1");
+        hungry.resources = limits(16 << 20, 100);
+        let mut nope = plain("nope");
+        nope.command = vec!["/bin/nope".to_owned()];
+        let cases = [
+            (script("ok", "true"), None, Some(0)),
+            (script("code", "exit 5"), Some(Reason::NonZeroExit), Some(5)),
+            (script("abort", "trap - ABRT; (kill -9 1); exec sleep 0"), None, Some(0)),
+            (hungry, Some(Reason::OutOfMemory), Some(137)),
+        ];
+        for (container, reason, code) in cases {
+            let spec = pod(vec![container]);
+            node.run(&spec).await;
+            let facts = node.ended(&spec).await;
+            assert_eq!((facts.reason, facts.exit_code), (reason, code), "{facts:?}");
+        }
+        let killed = pod(vec![script("killed", "sleep 1000")]);
+        node.run(&killed).await;
+        let pid = node.running(&killed).await.containers[0].pid.unwrap();
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let facts = node.ended(&killed).await;
+        assert_eq!((facts.reason, facts.containers[0].signal), (Some(Reason::Signaled), Some(9)));
+        let missing = pod(vec![script("good", "sleep 1000"), nope]);
+        node.runtime.prepare(&missing, &|_| {}).await.unwrap();
+        let error = node.runtime.start(&missing.uid).await.unwrap_err();
+        assert_eq!(error.sentence(), "start container \"nope\": \"/bin/nope\" not found in the image");
+        assert_eq!(error.reason, Reason::StartFailed);
+        let facts = node.ended(&missing).await;
+        assert_eq!(facts.reason, Some(Reason::StartFailed), "{facts:?}");
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn documented_shell_without_input_stays_running() {
+    in_namespaces("documented_shell_without_input_stays_running", |node| async move {
+        let spec = pod(vec![plain("shell")]);
+        node.run(&spec).await;
+        // It would have ended by now if its input had an end.
+        let quiet = tokio::time::timeout(Duration::from_millis(500), node.ended(&spec)).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        node.runtime.stop(&spec.uid).await.unwrap();
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn stopping_waits_for_those_who_hear_and_kills_those_who_ignore() {
+    in_namespaces("stopping_waits_for_those_who_hear_and_kills_those_who_ignore", |node| async move {
+        let polite = pod(vec![script(
+            "polite",
+            "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done",
+        )]);
+        let mut deaf = pod(vec![script("deaf", "trap '' TERM; echo ready; while :; do sleep 0.1; done")]);
+        deaf.spec.termination_grace_period_seconds = 1;
+        for (spec, name) in [(&polite, "polite"), (&deaf, "deaf")] {
+            node.run(spec).await;
+            while node.output(spec, name).is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        node.runtime.stop(&polite.uid).await.unwrap();
+        let facts = node.ended(&polite).await;
+        assert_eq!((facts.exit_code, facts.reason), (Some(0), None), "{facts:?}");
+        assert_eq!(node.output(&polite, "polite"), ["ready", "bye"]);
+        let begun = Instant::now();
+        node.runtime.stop(&deaf.uid).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(1), "the grace was not given");
+        assert_eq!(node.ended(&deaf).await.containers[0].signal, Some(9));
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn published_port_that_is_taken_is_a_clear_error() {
+    in_namespaces("published_port_that_is_taken_is_a_clear_error", |node| async move {
+        let mut first = script("web", "sleep 1000");
+        first.ports = vec![port(18_080, 80)];
+        let first = pod(vec![first]);
+        node.run(&first).await;
+        assert_eq!(node.running(&first).await.ports[0].port, 18_080);
+        let mut second = script("web", "sleep 1000");
+        second.ports = vec![port(18_080, 80)];
+        let second = pod(vec![second]);
+        let error = node.runtime.prepare(&second, &|_| {}).await.unwrap_err();
+        assert_eq!((error.reason, error.transient), (Reason::PortInUse, false), "{}", error.sentence());
+        assert_eq!(node.runtime.inspect(&second.uid).await.unwrap(), Observed::Partial);
+        node.runtime.release(&second.uid).await.unwrap();
+        node.runtime.remove(&second.uid).await.unwrap();
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn restarted_agent_finds_everything_as_it_is_now() {
+    in_namespaces("restarted_agent_finds_everything_as_it_is_now", |node| async move {
+        let runs = pod(vec![script("runs", "sleep 1000")]);
+        let ends = pod(vec![script("ends", "sleep 0.3; exit 4")]);
+        let prepared = pod(vec![script("later", "exit 0")]);
+        node.run(&runs).await;
+        node.run(&ends).await;
+        node.runtime.prepare(&prepared, &|_| {}).await.unwrap();
+        let torn = pod(vec![]);
+        fs::create_dir(node.state.join("pods").join(&torn.uid)).unwrap();
+        fs::write(node.state.join("pods").join(&torn.uid).join("record.json"), "{").unwrap();
+        let before = node.running(&runs).await;
+        let node = node.reopen().await;
+        assert_eq!(node.running(&runs).await, before);
+        let facts = node.ended(&ends).await;
+        assert_eq!((facts.exit_code, facts.reason), (Some(4), Some(Reason::NonZeroExit)));
+        assert_eq!(node.runtime.inspect(&prepared.uid).await.unwrap(), Observed::Prepared);
+        node.runtime.start(&prepared.uid).await.unwrap();
+        assert_eq!(node.ended(&prepared).await.exit_code, Some(0));
+        assert_eq!(node.runtime.inspect(&torn.uid).await.unwrap(), Observed::Partial);
+        let listed: Vec<String> =
+            node.runtime.list().await.unwrap().into_iter().map(|spec| spec.uid).collect();
+        assert_eq!(listed.len(), 4);
+        assert!(listed.contains(&torn.uid));
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn shim_that_is_killed_is_replaced_and_no_container_notices() {
+    in_namespaces("shim_that_is_killed_is_replaced_and_no_container_notices", |node| async move {
+        let spec = pod(vec![script("runs", "trap 'exit 6' TERM; while :; do sleep 0.1; done")]);
+        node.run(&spec).await;
+        let before = node.running(&spec).await;
+        let shim = node.shim().expect("there is a shim");
+        rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+        // The loss itself is news: whoever waits looks again.
+        node.runtime.changed(&spec.uid).await;
+        assert_eq!(node.running(&spec).await, before);
+        assert_ne!(node.shim(), Some(shim));
+        node.runtime.stop(&spec.uid).await.unwrap();
+        let facts = node.ended(&spec).await;
+        let honest = [(Some(6), Some(Reason::NonZeroExit)), (None, Some(Reason::ExitUnknown))];
+        assert!(honest.contains(&(facts.exit_code, facts.reason)), "{facts:?}");
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn twenty_pods_at_once_all_run_and_all_go() {
+    in_namespaces("twenty_pods_at_once_all_run_and_all_go", |node| async move {
+        let specs: Vec<_> =
+            (0..20).map(|n| pod(vec![script("web", &format!("echo {n}; sleep 1000"))])).collect();
+        futures::future::join_all(specs.iter().map(|spec| node.run(spec))).await;
+        let mut addresses = BTreeMap::new();
+        for spec in &specs {
+            addresses.insert(node.running(spec).await.ip.unwrap(), &spec.uid);
+        }
+        assert_eq!(addresses.len(), specs.len());
+        futures::future::join_all(specs.iter().map(|spec| async {
+            node.runtime.stop(&spec.uid).await.unwrap();
+            node.runtime.remove(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
+        }))
+        .await;
+        assert!(node.runtime.list().await.unwrap().is_empty());
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn user_of_the_image_runs_it_without_privileges_and_may_write_to_its_output() {
+    const LOOK: &str =
+        "id; grep CapEff /proc/self/status | tr '\\t' ' '; echo seen > /dev/stdout; touch /x || echo no";
+    in_namespaces(
+        "user_of_the_image_runs_it_without_privileges_and_may_write_to_its_output",
+        |node| async move {
+            let mut container = script("web", LOOK);
+            container.image = node.load_image("user:1", "web").await;
+            let spec = pod(vec![container]);
+            node.run(&spec).await;
+            assert_eq!(node.ended(&spec).await.exit_code, Some(0));
+            let groups = "uid=101(web) gid=102(web) groups=102(web),200(extra)";
+            assert_eq!(node.output(&spec, "web"), [groups, "CapEff: 0000000000000000", "seen", "no"]);
+            let mut nobody = script("web", LOOK);
+            nobody.image = node.load_image("user:2", "nobody-knows").await;
+            let spec = pod(vec![nobody]);
+            let error = node.runtime.prepare(&spec, &|_| {}).await.unwrap_err();
+            let sentence =
+                "set up container \"web\": user \"nobody-knows\" of the image is not in its /etc/passwd";
+            assert_eq!((error.sentence().as_str(), error.reason), (sentence, Reason::StartFailed));
+            node.take_down().await;
+        },
+    );
+}
+
+#[test]
+fn image_that_cannot_be_had_is_a_clear_error() {
+    in_namespaces("image_that_cannot_be_had_is_a_clear_error", |node| async move {
+        let mut container = plain("web");
+        container.image = "127.0.0.1:1/nowhere:1".to_owned();
+        let spec = pod(vec![container]);
+        let told = std::sync::Mutex::new(Vec::new());
+        let error = node.runtime.prepare(&spec, &|facts| told.lock().unwrap().push(facts)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::ImagePullFailed);
+        assert!(error.sentence().starts_with("fetch an image: "), "{}", error.sentence());
+        let told = told.into_inner().unwrap();
+        assert_eq!(told[0].reason, Some(Reason::ImagePulling));
+        assert_eq!(told[0].message.as_deref(), Some("fetching image 127.0.0.1:1/nowhere:1"));
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn work_that_nobody_waits_for_any_more_leaves_nothing() {
+    in_namespaces("work_that_nobody_waits_for_any_more_leaves_nothing", |node| async move {
+        for step in 0..24_u64 {
+            let spec = pod(vec![script("a", "sleep 1000"), script("b", "sleep 1000")]);
+            let all = async {
+                node.runtime.prepare(&spec, &|_| {}).await.unwrap();
+                node.runtime.start(&spec.uid).await.unwrap();
+            };
+            // Dropped at some instant between the first step and the last.
+            let _ = tokio::time::timeout(Duration::from_millis(step * 4), all).await;
+            node.runtime.remove(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
+            assert_eq!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Absent);
+        }
+        node.take_down().await;
+    });
+}

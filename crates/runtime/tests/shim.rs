@@ -1,0 +1,124 @@
+//! The shim with real containers: it starts them, logs them, tells how they ended, and may die at any time.
+
+mod bench;
+
+use std::time::Duration;
+
+use bench::{Bench, read_log};
+use runtime::pod::shim::wire::{Answer, Request};
+
+#[test]
+fn container_runs_logs_and_ends_with_its_code() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    let pod = bench.pod(&["echo out; echo err >&2; printf last; exit 7"]);
+    let mut caller = bench.caller();
+    assert_eq!(caller.ask(bench.start(&pod)), Answer::Started);
+    let exit = bench.wait_for_exit(&pod, 0);
+    assert_eq!((exit.code, exit.signal, exit.out_of_memory), (Some(7), None, false));
+    let log = read_log(&pod.log(0));
+    assert_eq!(log, ["stdout F out", "stderr F err", "stdout F last"]);
+    let again = caller.ask(bench.start(&pod));
+    assert!(matches!(again, Answer::Refused { .. }), "{again:?}");
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn program_that_cannot_run_is_explained_and_ends_the_others_of_its_pod() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    let mut pod = bench.pod(&["sleep 1000", "true"]);
+    pod.set_args(1, &["/bin/nope"]);
+    let mut caller = bench.caller();
+    let answer = caller.ask(bench.start(&pod));
+    let why = "\"/bin/nope\" not found in the image".to_owned();
+    assert_eq!(answer, Answer::StartFailed { index: 1, why: why.clone() });
+    assert_eq!(bench.wait_for_exit(&pod, 1).start_error, Some(why));
+    let mut text = bench.pod(&["true"]);
+    text.set_args(0, &["/etc/words"]);
+    let answer = caller.ask(bench.start(&text));
+    let Answer::StartFailed { why, .. } = answer else { panic!("{answer:?}") };
+    assert!(why.contains("wrong format"), "{why}");
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn killed_shim_breaks_no_container_and_the_next_one_takes_over() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    // Writes on and on, more than a pipe holds, and ends when it is told to.
+    let script = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.01; done";
+    let pod = bench.pod(&[script]);
+    let mut caller = bench.caller();
+    assert_eq!(caller.ask(bench.start(&pod)), Answer::Started);
+    let Answer::Version { pid, .. } = caller.ask(Request::Version) else { panic!("no version") };
+    let container = bench.process(&pod, 0).pid;
+    bench.kill(pid);
+    bench.begin_shim();
+    let mut caller = bench.caller();
+    let Answer::Pods(pods) = caller.ask(Request::List) else { panic!("no list") };
+    assert_eq!(pods.iter().map(|pod| pod.running.len()).sum::<usize>(), 1);
+    assert_eq!(bench.process(&pod, 0).pid, container);
+    let before = read_log(&pod.log(0)).len();
+    bench.wait_until("it logs again", Duration::from_secs(20), || read_log(&pod.log(0)).len() > before + 10);
+    let lines = read_log(&pod.log(0));
+    let expected: Vec<String> = (1..=lines.len()).map(|n| format!("stdout F line {n}")).collect();
+    assert_eq!(lines, expected, "lines were lost or torn");
+    let signal = Request::Signal { pod: pod.uid.clone(), signal: 15 };
+    assert_eq!(caller.ask(signal), Answer::Signalled { running: 1, hearing: 1 });
+    let exit = bench.wait_for_exit(&pod, 0);
+    // It was not this shim's child: the code is known from newer kernels only, and otherwise honestly unknown.
+    assert!(matches!(exit.code, Some(5) | None), "{exit:?}");
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn container_that_ended_while_no_shim_was_there_is_found_ended() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    let pod = bench.pod(&["echo begun; read line; sleep 1000"]);
+    let mut caller = bench.caller();
+    assert_eq!(caller.ask(bench.start(&pod)), Answer::Started);
+    let Answer::Version { pid, .. } = caller.ask(Request::Version) else { panic!("no version") };
+    let container = bench.process(&pod, 0).pid;
+    bench.kill(pid);
+    bench.kill(container);
+    bench.begin_shim();
+    let exit = bench.wait_for_exit(&pod, 0);
+    assert_eq!((exit.code, exit.signal), (None, None));
+    assert_eq!(read_log(&pod.log(0)), ["stdout F begun"]);
+    assert_eq!(bench.caller().ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn flood_of_output_is_bounded_and_delays_nobody() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    let flood = bench.pod(&["yes 0123456789012345678901234567890123456789", "tr '\\0' x < /dev/zero"]);
+    let mut caller = bench.caller();
+    assert_eq!(caller.ask(bench.start(&flood)), Answer::Started);
+    let calm = bench.pod(&["echo calm; exit 0"]);
+    assert_eq!(caller.ask(bench.start(&calm)), Answer::Started);
+    assert_eq!(bench.wait_for_exit(&calm, 0).code, Some(0));
+    assert_eq!(read_log(&calm.log(0)), ["stdout F calm"]);
+    bench.wait_until("both logs are rotated", Duration::from_secs(60), || {
+        [0, 1].iter().all(|index| runtime::pod::shim::log::rotated(&flood.log(*index), 2).exists())
+    });
+    let Answer::Version { pid, .. } = caller.ask(Request::Version) else { panic!("no version") };
+    assert!(bench.anonymous_kib(pid) < 8 << 10, "the shim grew to {} KiB", bench.anonymous_kib(pid));
+    let total: u64 =
+        std::fs::read_dir(flood.logs()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    assert!(total < (2 * (3 * 10 + 2)) << 20, "{total} bytes of logs");
+    caller.ask(Request::Signal { pod: flood.uid.clone(), signal: 9 });
+    assert_eq!(bench.wait_for_exit(&flood, 0).signal, Some(9));
+    bench.wait_for_exit(&flood, 1);
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn second_shim_of_a_directory_steps_back() {
+    let bench = Bench::new();
+    bench.begin_shim();
+    assert_eq!(bench.try_begin_shim().code(), Some(3));
+    assert_eq!(bench.caller().ask(Request::Shutdown), Answer::Done);
+}
