@@ -8,6 +8,7 @@ use model::{
     WorkloadRecord, key,
     manifest::read::{Strictness, workload},
 };
+use serde_json::json;
 use store::{LegacyRow, Store, Txn};
 
 use crate::cluster::ClusterError;
@@ -63,7 +64,10 @@ fn converted(row: &LegacyRow, now: jiff::Timestamp) -> Option<(String, String)> 
     }
     if row.name.starts_with("/tenant") {
         let tenant = serde_json::from_str::<serde_json::Value>(value).ok()?;
-        return Some((format!("{}{}", key::TENANTS, row.id), tenant.to_string()));
+        return Some((
+            format!("{}{}", key::TENANTS, row.id),
+            json!({ "name": row.name, "value": tenant }).to_string(),
+        ));
     }
     None
 }

@@ -30,6 +30,9 @@ struct Args {
     /// Addresses of the instances; each node gets a block of 256 of them
     #[arg(long, env = "RIK_POD_CIDR", default_value = "10.42.0.0/16")]
     pod_cidr: SubnetPlan,
+    /// Host names that clients call this controller by; others than these, localhost and addresses are refused
+    #[arg(long, env = "RIK_HOST_NAMES", value_delimiter = ',', value_name = "NAME")]
+    host_names: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         scheduler: proto::channel::endpoint(scheduler.as_deref().unwrap_or("http://localhost:4996"))?,
         listen: SocketAddr::new(args.bind, port),
         subnets: args.pod_cidr,
+        names: args.host_names,
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;

@@ -30,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Addresses of the nodes' instances.
     pub subnets: SubnetPlan,
+    /// Names that clients may call this controller by, beside `localhost` and addresses.
+    pub names: Vec<String>,
 }
 
 /// A controller could not start, or could not go on.
@@ -104,7 +106,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let work = async {
         tokio::join!(
             link::dial::run(cluster.clone(), config.scheduler, shutdown.clone()),
-            http::server::serve(cluster.clone(), listener, shutdown.clone()),
+            http::Server::new(cluster.clone()).names(config.names).serve(listener, shutdown.clone()),
             keep_house(&cluster, shutdown.clone()),
         );
     };

@@ -127,7 +127,12 @@ pub struct PublishedPort {
 
 impl From<&PortSpec> for PublishedPort {
     fn from(spec: &PortSpec) -> Self {
-        Self { port: spec.port, target_port: spec.target(), protocol: spec.protocol, host_address: spec.host_address }
+        Self {
+            port: spec.port,
+            target_port: spec.target(),
+            protocol: spec.protocol,
+            host_address: spec.host_address,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    instance::{ContainerStatus, Instance, PublishedPort},
+    instance::{ContainerPhase, ContainerStatus, Instance, PublishedPort},
     reason::Reason,
 };
 
@@ -120,6 +120,16 @@ pub struct Facts {
     pub containers: Vec<ContainerStatus>,
 }
 
+impl Facts {
+    /// Whether a container has ended otherwise than it should have.
+    #[must_use]
+    pub fn any_failed(&self) -> bool {
+        self.containers
+            .iter()
+            .any(|container| container.phase == ContainerPhase::Exited && container.reason.is_some())
+    }
+}
+
 /// What the record said when the assignment was made: whether the node had ever begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum History {
@@ -166,7 +176,7 @@ pub enum Step {
 
 /// What to do next, from what is wanted, what is there, and what had been reported before.
 #[must_use]
-pub const fn next_step(desired: Desired, observed: &Observed, history: History) -> Step {
+pub fn next_step(desired: Desired, observed: &Observed, history: History) -> Step {
     match (desired, observed, history) {
         (Desired::Run, Observed::Absent, History::Fresh) => Step::Prepare,
         (Desired::Run, Observed::Absent, History::Begun) => Step::Forgotten,
@@ -175,6 +185,8 @@ pub const fn next_step(desired: Desired, observed: &Observed, history: History) 
         (Desired::Run, Observed::Prepared, History::Fresh | History::Begun) => Step::Start,
         // It failed before it ever ran; what was set up for it goes.
         (Desired::Run, Observed::Partial | Observed::Prepared, History::Over) => Step::Release,
+        // A pod is one application: when one of its containers has failed, the others are ended.
+        (Desired::Run, Observed::Running(facts), _) if facts.any_failed() => Step::Stop,
         (Desired::Run, Observed::Running(_), _) => Step::Watch,
         (Desired::Run, Observed::Ended(_), _) => Step::Release,
         (Desired::Run, Observed::Released(_), _) => Step::Rest,
@@ -274,7 +286,11 @@ fn with_facts(old: &Instance, status: Status, facts: &Facts) -> Instance {
         restarts: facts.restarts.max(old.restarts),
         started_at: facts.started_at.or(old.started_at),
         finished_at: facts.finished_at.or(old.finished_at),
-        containers: if facts.containers.is_empty() { old.containers.clone() } else { facts.containers.clone() },
+        containers: if facts.containers.is_empty() {
+            old.containers.clone()
+        } else {
+            facts.containers.clone()
+        },
         ..old.clone()
     }
 }

@@ -103,7 +103,11 @@ fn range(found: &str, allowed: &'static str) -> QuantityError {
 
 impl fmt::Display for Cpu {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_multiple_of(1000) { write!(out, "{}", self.0 / 1000) } else { write!(out, "{}m", self.0) }
+        if self.0.is_multiple_of(1000) {
+            write!(out, "{}", self.0 / 1000)
+        } else {
+            write!(out, "{}m", self.0)
+        }
     }
 }
 
@@ -196,7 +200,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "m", "-1", "1e3", "NaN", "1e30Gi", "64mi", "1..2", "99999999999999999999", " 1", "."] {
+        for text in ["", "m", "-1", "1e3", "NaN", "1e30Gi", "64mi", "1..2", "99999999999999999999", " 1", "."]
+        {
             assert!(text.parse::<Cpu>().is_err(), "{text:?} as cpu");
             assert!(text.parse::<Memory>().is_err(), "{text:?} as memory");
         }

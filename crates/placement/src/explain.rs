@@ -41,7 +41,9 @@ fn sentence(refusal: &Refusal, instance: &Waiting<'_>) -> String {
         Refusal::Label(key, value) => format!("without the label {key}={value}"),
         Refusal::Full => "takes no more instances".to_owned(),
         Refusal::Cpu(free) => format!("needs {} cpu, at most {free} is free", instance.cpu),
-        Refusal::Memory(free) => format!("needs {} of memory, at most {} is free", instance.memory, rounded(*free)),
+        Refusal::Memory(free) => {
+            format!("needs {} of memory, at most {} is free", instance.memory, rounded(*free))
+        }
         Refusal::Port(protocol, port) => format!("{protocol} port {port} is taken"),
     }
 }

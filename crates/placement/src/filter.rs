@@ -49,8 +49,7 @@ pub(crate) fn refusal(board: &Board<'_>, index: usize, instance: &Waiting<'_>) -
     if free.memory < instance.memory {
         return Some(Refusal::Memory(free.memory));
     }
-    let clashes = |wanted: &Port| {
-        node.ports.iter().chain(&board.taken[index]).any(|taken| taken.clashes(*wanted))
-    };
+    let clashes =
+        |wanted: &Port| node.ports.iter().chain(&board.taken[index]).any(|taken| taken.clashes(*wanted));
     instance.ports.iter().find(|wanted| clashes(wanted)).map(|port| Refusal::Port(port.protocol, port.port))
 }

@@ -18,7 +18,14 @@ struct Machine {
 
 fn machine(name: &str, millis: u64, memory: u64) -> Machine {
     let capacity = Room { cpu: Cpu(millis), memory: Memory(memory), instances: 110 };
-    Machine { name: name.to_owned(), ready: true, labels: BTreeMap::new(), capacity, used: Room::default(), ports: Vec::new() }
+    Machine {
+        name: name.to_owned(),
+        ready: true,
+        labels: BTreeMap::new(),
+        capacity,
+        used: Room::default(),
+        ports: Vec::new(),
+    }
 }
 
 fn nodes(machines: &[Machine]) -> Vec<Node<'_>> {
@@ -40,7 +47,14 @@ fn node(machine: &Machine) -> Node<'_> {
 static ANYWHERE: BTreeMap<String, String> = BTreeMap::new();
 
 fn pod(uid: &str, millis: u64, memory: u64) -> Waiting<'_> {
-    Waiting { uid, kind: Kind::Pod, selector: &ANYWHERE, cpu: Cpu(millis), memory: Memory(memory), ports: Vec::new() }
+    Waiting {
+        uid,
+        kind: Kind::Pod,
+        selector: &ANYWHERE,
+        cpu: Cpu(millis),
+        memory: Memory(memory),
+        ports: Vec::new(),
+    }
 }
 
 fn port(number: u16) -> Port {
@@ -60,7 +74,12 @@ fn thirty_instances_on_three_equal_nodes_are_ten_each() {
 
 #[test]
 fn every_group_of_nodes_gets_a_sentence() {
-    let mut machines = [machine("n1", 2000, GIB), machine("n2", 2000, GIB / 2), machine("n3", 2000, GIB), machine("n4", 100, GIB)];
+    let mut machines = [
+        machine("n1", 2000, GIB),
+        machine("n2", 2000, GIB / 2),
+        machine("n3", 2000, GIB),
+        machine("n4", 100, GIB),
+    ];
     machines[2].ready = false;
     let waiting = [pod("u", 500, 2 * GIB)];
     let plan = plan(&nodes(&machines), &waiting);
@@ -108,17 +127,22 @@ prop_compose! {
     }
 }
 
-fn any_cluster() -> impl Strategy<Value = (Vec<Machine>, Vec<(u64, u64, Option<u16>)>)> {
+/// Millicores, mebibytes and a port that an instance asks for.
+type Asked = (u64, u64, Option<u16>);
+
+fn any_cluster() -> impl Strategy<Value = (Vec<Machine>, Vec<Asked>)> {
     let waiting = (0_u64..1500, 0_u64..1500, prop::option::of(1_u16..6));
-    (prop::collection::vec(any_machine(), 0..12), prop::collection::vec(waiting, 0..60)).prop_map(|(mut machines, waiting)| {
-        for (index, machine) in machines.iter_mut().enumerate() {
-            machine.name = format!("n{index}");
-        }
-        (machines, waiting)
-    })
+    (prop::collection::vec(any_machine(), 0..12), prop::collection::vec(waiting, 0..60)).prop_map(
+        |(mut machines, waiting)| {
+            for (index, machine) in machines.iter_mut().enumerate() {
+                machine.name = format!("n{index}");
+            }
+            (machines, waiting)
+        },
+    )
 }
 
-fn ask<'a>(uids: &'a [String], asked: &[(u64, u64, Option<u16>)]) -> Vec<Waiting<'a>> {
+fn ask<'a>(uids: &'a [String], asked: &[Asked]) -> Vec<Waiting<'a>> {
     let each = uids.iter().zip(asked);
     each.map(|(uid, (millis, mebi, number))| Waiting {
         ports: number.iter().map(|number| port(*number)).collect(),

@@ -34,7 +34,8 @@ pub struct AddressError {
 pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
     let complete = address.contains("://") || address.starts_with("unix:");
     let url = if complete { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(url).map_err(|source| AddressError { address: address.to_owned(), source })?;
+    let endpoint =
+        Endpoint::from_shared(url).map_err(|source| AddressError { address: address.to_owned(), source })?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

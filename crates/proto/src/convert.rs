@@ -175,7 +175,9 @@ impl From<ToNode> for wire::ToNode {
         use wire::to_node::Message;
         Self {
             message: Some(match message {
-                ToNode::Welcome { cluster, pod_subnet } => Message::Welcome(wire::Welcome { cluster, pod_subnet }),
+                ToNode::Welcome { cluster, pod_subnet } => {
+                    Message::Welcome(wire::Welcome { cluster, pod_subnet })
+                }
                 ToNode::Refused(message) => Message::Refused(wire::Refused { message }),
                 ToNode::Assigned(assigned) => Message::Assigned(wire::Assigned {
                     epoch: assigned.epoch.0,
@@ -201,7 +203,9 @@ impl TryFrom<wire::ToNode> for ToNode {
     fn try_from(message: wire::ToNode) -> Result<Self, DecodeError> {
         use wire::to_node::Message;
         Ok(match message.message.ok_or(DecodeError::UnknownMessage("ToNode"))? {
-            Message::Welcome(welcome) => Self::Welcome { cluster: welcome.cluster, pod_subnet: welcome.pod_subnet },
+            Message::Welcome(welcome) => {
+                Self::Welcome { cluster: welcome.cluster, pod_subnet: welcome.pod_subnet }
+            }
             Message::Refused(refused) => Self::Refused(refused.message),
             Message::Assigned(assigned) => Self::Assigned(Assigned {
                 epoch: Epoch(assigned.epoch),
@@ -268,12 +272,14 @@ impl From<FromController> for wire::FromController {
                 FromController::Hello { protocol, cluster, epoch } => {
                     Message::Hello(wire::ControllerHello { protocol, cluster, epoch: epoch.0 })
                 }
-                FromController::Snapshot { revision, more, nodes, instances } => Message::Snapshot(wire::Snapshot {
-                    revision: revision.0,
-                    more,
-                    nodes_json: nodes.iter().map(to_json).collect(),
-                    instances: into(instances),
-                }),
+                FromController::Snapshot { revision, more, nodes, instances } => {
+                    Message::Snapshot(wire::Snapshot {
+                        revision: revision.0,
+                        more,
+                        nodes_json: nodes.iter().map(to_json).collect(),
+                        instances: into(instances),
+                    })
+                }
                 FromController::Changes { revision, nodes, gone_nodes, instances, gone_instances } => {
                     Message::Changes(wire::Changes {
                         revision: revision.0,
@@ -283,8 +289,12 @@ impl From<FromController> for wire::FromController {
                         gone_instances,
                     })
                 }
-                FromController::PlanResult { plan, refused } => Message::Result(wire::PlanResult { plan, refused }),
-                FromController::Acks { node, acks } => Message::Acks(wire::NodeAcks { node, acks: into(acks) }),
+                FromController::PlanResult { plan, refused } => {
+                    Message::Result(wire::PlanResult { plan, refused })
+                }
+                FromController::Acks { node, acks } => {
+                    Message::Acks(wire::NodeAcks { node, acks: into(acks) })
+                }
                 FromController::NodeRefused { name, uid, message } => {
                     Message::Refused(wire::NodeRefused { name, uid, message })
                 }
@@ -396,12 +406,16 @@ impl TryFrom<wire::ToController> for ToController {
                 bindings: each(plan.bindings, Binding::try_from)?,
                 unplaced: each(plan.unplaced, Unplaced::try_from)?,
             }),
-            Message::Seen(seen) => {
-                Self::NodeSeen { name: seen.name, uid: seen.uid, facts: from_json("seen.facts", &seen.facts_json)? }
-            }
+            Message::Seen(seen) => Self::NodeSeen {
+                name: seen.name,
+                uid: seen.uid,
+                facts: from_json("seen.facts", &seen.facts_json)?,
+            },
             Message::Heard(heard) => Self::NodeHeard {
                 name: heard.name,
-                metrics: some(heard.metrics_json).map(|text| from_json("heard.metrics", &text)).transpose()?,
+                metrics: some(heard.metrics_json)
+                    .map(|text| from_json("heard.metrics", &text))
+                    .transpose()?,
             },
             Message::Lost(lost) => Self::NodeLost { name: lost.name, uid: lost.uid },
             Message::Reports(reports) => {
@@ -449,7 +463,13 @@ impl TryFrom<wire::Unplaced> for Unplaced {
 
     fn try_from(wire: wire::Unplaced) -> Result<Self, DecodeError> {
         let kind = kind(&wire.kind)?;
-        Ok(Self { id: wire.id, uid: wire.uid, kind, revision: Revision(wire.revision), message: wire.message })
+        Ok(Self {
+            id: wire.id,
+            uid: wire.uid,
+            kind,
+            revision: Revision(wire.revision),
+            message: wire.message,
+        })
     }
 }
 

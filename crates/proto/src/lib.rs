@@ -16,7 +16,12 @@ pub mod node;
 pub mod relay;
 
 /// The generated types and services.
-#[expect(missing_docs, clippy::allow_attributes_without_reason, clippy::too_many_lines, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
 pub mod wire {
     tonic::include_proto!("rik.v1");
 }
@@ -37,5 +42,7 @@ pub const PART_BYTES: usize = 1 << 20;
 pub const MAX_STREAMS: u32 = 100;
 
 /// Fencing token of a controller's reign over its store: rises with each start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Epoch(pub u64);

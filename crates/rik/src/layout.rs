@@ -68,7 +68,8 @@ impl Layout {
     /// Names of the nodes of a cluster of several that are here.
     pub(crate) fn node_names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.nodes()).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names
     }

@@ -3,17 +3,19 @@
 use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
 
 use anyhow::Context;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use runtime::pod::{RegistryConfig, link::ShimCommand};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::layout::Layout;
 
 /// Moves this process into the node's network namespace.
 pub(crate) fn enter(layout: &Layout, name: &str) -> anyhow::Result<()> {
-    model::manifest::names::name(name).map_err(|allowed| anyhow::anyhow!("{name:?} is no name of a node: {allowed}"))?;
+    model::manifest::names::name(name)
+        .map_err(|allowed| anyhow::anyhow!("{name:?} is no name of a node: {allowed}"))?;
     let path = network::namespace::net_path(&layout.namespaces(name));
     let namespace = File::open(&path);
-    let namespace = namespace.with_context(|| format!("there is no node {name:?} here; start it with `rik up --nodes`"))?;
+    let namespace = namespace
+        .with_context(|| format!("there is no node {name:?} here; start it with `rik up --nodes`"))?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("could not enter the network of node {name:?}"))
 }

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Address of the API. It has no authentication yet, so think before you open it to others
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
+    /// Host names that clients call the API by; others than these, localhost and addresses are refused
+    #[arg(long, env = "RIK_HOST_NAMES", value_delimiter = ',', value_name = "NAME")]
+    host_names: Vec<String>,
     /// Configuration file of the node, as the riklet's; only for a single node
     #[arg(long)]
     config_file: Option<PathBuf>,
@@ -73,6 +76,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         scheduler: proto::channel::endpoint(&listeners.controllers.local_addr()?.to_string())?,
         listen: SocketAddr::new(args.bind, args.port),
         subnets: SubnetPlan::default(),
+        names: args.host_names.clone(),
     };
     let mut parts: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let token = shutdown.clone();
@@ -132,7 +136,8 @@ pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
         Network::erase(wires_config(layout)?).await.context("could not take the nodes' network away")?;
     }
     drop(lock);
-    std::fs::remove_dir_all(layout.root()).with_context(|| format!("could not remove {}", layout.root().display()))
+    std::fs::remove_dir_all(layout.root())
+        .with_context(|| format!("could not remove {}", layout.root().display()))
 }
 
 /// The documented port, or any other if that is taken.
@@ -141,7 +146,11 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     match TcpListener::bind((loopback, port)).await {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let other = TcpListener::bind((loopback, 0)).await.context("could not listen")?;
-            tracing::info!(taken = port, instead = other.local_addr()?.port(), "a port of the scheduler is taken");
+            tracing::info!(
+                taken = port,
+                instead = other.local_addr()?.port(),
+                "a port of the scheduler is taken"
+            );
             Ok(other)
         }
         bound => bound.with_context(|| format!("could not listen on port {port}")),
@@ -155,7 +164,8 @@ fn listen_on_file(layout: &Layout) -> anyhow::Result<UnixListener> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("could not remove {}", path.display())),
     }
-    let listener = UnixListener::bind(&path).with_context(|| format!("could not listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("could not listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -177,7 +187,8 @@ async fn open_wires(layout: &Layout) -> anyhow::Result<Network> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.wires())?;
     let wires = Network::open(wires_config(layout)?).await.context("could not set up the nodes' network")?;
     let known = layout.wires().join("attachments.json");
-    let known = std::fs::read(&known).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let known =
+        std::fs::read(&known).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let known: Vec<network::Attachment> = known;
     wires.reconcile(&known).await.context("could not take over the nodes' network")?;
     Ok(wires)
@@ -208,7 +219,12 @@ async fn start_node(layout: &Layout, wires: &Network, name: &str) -> anyhow::Res
 }
 
 /// Watches a node's process. One that ends is not started again: what it started goes on, and a person decides.
-async fn keep(mut node: Child, name: String, data_dir: PathBuf, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn keep(
+    mut node: Child,
+    name: String,
+    data_dir: PathBuf,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     tokio::select! {
         ended = node.wait() => {
             let ended = ended.with_context(|| format!("could not watch node {name}"))?;
@@ -222,7 +238,9 @@ async fn keep(mut node: Child, name: String, data_dir: PathBuf, shutdown: Cancel
         }
         () = shutdown.cancelled() => {}
     }
-    if let Some(process) = node.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(process) =
+        node.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+    {
         // It is still our child, so the pid is still its.
         rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
     }
@@ -238,7 +256,11 @@ fn lock(layout: &Layout) -> anyhow::Result<File> {
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     if locked.is_err() {
         let owner = std::fs::read_to_string(&path).unwrap_or_default();
-        anyhow::bail!("`rik up` (pid {}) is running on {}; stop it first", owner.trim(), layout.root().display());
+        anyhow::bail!(
+            "`rik up` (pid {}) is running on {}; stop it first",
+            owner.trim(),
+            layout.root().display()
+        );
     }
     file.set_len(0)?;
     write!(file, "{}", std::process::id())?;

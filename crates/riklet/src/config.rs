@@ -109,7 +109,10 @@ pub fn read(path: &Path, asked_for: bool) -> Result<File, ConfigError> {
         Err(other) => return Err(error(other)),
     }
     let text = fs::read_to_string(path).map_err(error)?;
-    toml::from_str(&text).map_err(|fault| ConfigError::Parse { path: path.to_owned(), fault: fault.to_string().trim().replace('\n', " ") })
+    toml::from_str(&text).map_err(|fault| ConfigError::Parse {
+        path: path.to_owned(),
+        fault: fault.to_string().trim().replace('\n', " "),
+    })
 }
 
 /// Labels as `key=value,key=value`.

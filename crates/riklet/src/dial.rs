@@ -30,7 +30,12 @@ const MENTION_EVERY: Duration = Duration::from_secs(30);
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(5);
 
 /// Keeps a session with one of `endpoints` until `shutdown`.
-pub async fn run(agent: &mut Agent, endpoints: &[Endpoint], streams: Arc<Streams>, shutdown: CancellationToken) {
+pub async fn run(
+    agent: &mut Agent,
+    endpoints: &[Endpoint],
+    streams: Arc<Streams>,
+    shutdown: CancellationToken,
+) {
     let mut pace = Pace::default();
     let mut mentioned: Option<tokio::time::Instant> = None;
     for endpoint in endpoints.iter().cycle() {
@@ -72,7 +77,11 @@ enum DialError {
     Open(#[source] Box<tonic::Status>),
 }
 
-async fn attempt(agent: &mut Agent, endpoint: &Endpoint, streams: Arc<Streams>) -> Result<SessionEnd, DialError> {
+async fn attempt(
+    agent: &mut Agent,
+    endpoint: &Endpoint,
+    streams: Arc<Streams>,
+) -> Result<SessionEnd, DialError> {
     let channel = channel::connect(endpoint).await.map_err(DialError::Connect)?;
     let mut client = client(channel.clone());
     let (send, sending) = mpsc::channel(HELD_MESSAGES);
@@ -112,7 +121,9 @@ async fn carry(mut arriving: Streaming<proto::wire::ToNode>, session: mpsc::Send
                     return;
                 }
             }
-            Err(error) => tracing::error!(error = chain(&error), "the scheduler sent what cannot be read; passed over"),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the scheduler sent what cannot be read; passed over")
+            }
         }
     }
 }

@@ -102,7 +102,10 @@ impl Meter {
         let free = if all == 0 { 100.0 } else { 100.0 * idle as f64 / all as f64 };
         NodeMetrics {
             cpu: Gauge { total: cores as f64, free: (free * 10.0).round() / 10.0 },
-            memory: Gauge { total: memory_field("MemTotal:") as f64, free: memory_field("MemAvailable:") as f64 },
+            memory: Gauge {
+                total: memory_field("MemTotal:") as f64,
+                free: memory_field("MemAvailable:") as f64,
+            },
             disks: disks(),
         }
     }
@@ -134,7 +137,9 @@ mod tests {
     #[test]
     fn metrics_have_the_documented_form() {
         let metrics = serde_json::to_value(Meter::default().measure()).unwrap();
-        for pointer in ["/cpu/total", "/cpu/free", "/memory/total", "/memory/free", "/disks/0/total", "/disks/0/free"] {
+        for pointer in
+            ["/cpu/total", "/cpu/free", "/memory/total", "/memory/free", "/disks/0/total", "/disks/0/free"]
+        {
             assert!(metrics.pointer(pointer).unwrap().is_number(), "{pointer}");
         }
         assert!(metrics.pointer("/disks/0/disk_name").unwrap().is_string());

@@ -81,7 +81,8 @@ impl IdentityFile {
                 Ok(Self { path, record })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let record = Identity { uid: uid(), cluster: None, epoch: Epoch(0), name: None, pod_subnet: None };
+                let record =
+                    Identity { uid: uid(), cluster: None, epoch: Epoch(0), name: None, pod_subnet: None };
                 let file = Self { path, record };
                 file.write()?;
                 Ok(file)

@@ -111,16 +111,23 @@ impl Task {
         let desired = orders.desired.unwrap_or(Desired::Run);
         match next_step(desired, &observed, history) {
             // Nothing is begun before the cluster has said that it is still wanted.
-            Step::Prepare | Step::Start | Step::Forgotten if orders.desired.is_none() => Outcome::WaitForOrders,
+            Step::Prepare | Step::Start | Step::Forgotten if orders.desired.is_none() => {
+                Outcome::WaitForOrders
+            }
             Step::Prepare => self.prepare(wanted).await,
             Step::Start => self.start().await,
             Step::Watch => self.watch(observed, wanted).await,
             Step::Release => self.release(observed).await,
-            Step::Stop => self.stop().await,
+            Step::Stop => self.stop(desired).await,
             Step::Remove => self.remove().await,
             Step::Forgotten => {
-                let message = "its node had lost its record of it; whether it had ended well is unknown".to_owned();
-                self.condemn(Facts { reason: Some(Reason::NodeRestarted), message: Some(message), ..Facts::default() });
+                let message =
+                    "its node had lost its record of it; whether it had ended well is unknown".to_owned();
+                self.condemn(Facts {
+                    reason: Some(Reason::NodeRestarted),
+                    message: Some(message),
+                    ..Facts::default()
+                });
                 Outcome::Look
             }
             Step::Rest => {
@@ -187,12 +194,17 @@ impl Task {
         }
     }
 
-    async fn stop(&mut self) -> Outcome {
-        self.say_removing(None);
+    async fn stop(&mut self, desired: Desired) -> Outcome {
+        let removing = desired == Desired::Destroy;
+        if removing {
+            self.say_removing(None);
+        }
         match self.tools.runtime.stop(&self.spec.uid).await {
             Ok(()) => Outcome::Look,
             Err(error) => {
-                self.say_removing(Some(&error));
+                if removing {
+                    self.say_removing(Some(&error));
+                }
                 self.failed("stop the instance", &error)
             }
         }
@@ -230,7 +242,11 @@ impl Task {
     }
 
     fn failed(&self, what: &str, error: &RuntimeError) -> Outcome {
-        tracing::warn!(instance.id = self.spec.id, error = error.sentence(), "could not {what}; trying again");
+        tracing::warn!(
+            instance.id = self.spec.id,
+            error = error.sentence(),
+            "could not {what}; trying again"
+        );
         Outcome::Retry
     }
 
@@ -241,7 +257,9 @@ impl Task {
             (None, Observed::Ended(facts) | Observed::Released(facts)) => {
                 Said::Status(ended_as(facts), Box::new(facts.clone()))
             }
-            (None, Observed::Absent | Observed::Partial | Observed::Prepared | Observed::Running(_)) => return,
+            (None, Observed::Absent | Observed::Partial | Observed::Prepared | Observed::Running(_)) => {
+                return;
+            }
         };
         self.say(said);
     }

@@ -121,14 +121,22 @@ fn run(args: Run) -> anyhow::Result<()> {
         file.master_ip = Some(config::Endpoints::One(DEFAULT_MASTER.to_owned()));
         write_file(&args.config_file, &file);
     }
-    let endpoints = file.master_ip.as_ref().map_or_else(|| vec![DEFAULT_MASTER.to_owned()], config::Endpoints::list);
-    let endpoints = endpoints.iter().map(|address| proto::channel::endpoint(address)).collect::<Result<Vec<_>, _>>()?;
+    let endpoints =
+        file.master_ip.as_ref().map_or_else(|| vec![DEFAULT_MASTER.to_owned()], config::Endpoints::list);
+    let endpoints =
+        endpoints.iter().map(|address| proto::channel::endpoint(address)).collect::<Result<Vec<_>, _>>()?;
     anyhow::ensure!(!endpoints.is_empty(), "there is no scheduler to dial; give --master-ip host:port");
-    let state_dir = args.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
-    anyhow::ensure!(state_dir.is_absolute(), "the state directory {} must be an absolute path", state_dir.display());
+    let state_dir =
+        args.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
+    anyhow::ensure!(
+        state_dir.is_absolute(),
+        "the state directory {} must be an absolute path",
+        state_dir.display()
+    );
     let name = args.node_name.or(file.node_name).unwrap_or_else(facts::host_name);
-    model::manifest::names::name(&name)
-        .map_err(|allowed| anyhow::anyhow!("{name:?} cannot be the name of a node: {allowed}; give --node-name"))?;
+    model::manifest::names::name(&name).map_err(|allowed| {
+        anyhow::anyhow!("{name:?} cannot be the name of a node: {allowed}; give --node-name")
+    })?;
     let mut labels = file.labels;
     labels.extend(args.labels.unwrap_or_default());
     let config = start::Config {

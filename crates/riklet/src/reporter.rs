@@ -104,8 +104,10 @@ impl Reporter {
             let entries = self.entries();
             let now = Instant::now();
             let open = entries.values().filter(|entry| !entry.acknowledged);
-            open.map(|entry| entry.sent.map_or(Duration::ZERO, |sent| (sent + REPEAT).saturating_duration_since(now)))
-                .min()
+            open.map(|entry| {
+                entry.sent.map_or(Duration::ZERO, |sent| (sent + REPEAT).saturating_duration_since(now))
+            })
+            .min()
         };
         match wait {
             Some(wait) if wait.is_zero() => {}
@@ -125,12 +127,12 @@ impl Reporter {
 
 #[cfg(test)]
 mod tests {
-    use model::{Status, lifecycle::Facts};
+    use model::Status;
 
     use super::*;
 
     fn status(status: Status) -> Said {
-        Said::Status(status, Box::new(Facts::default()))
+        Said::Status(status, Box::default())
     }
 
     #[tokio::test(start_paused = true)]

@@ -133,9 +133,12 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
         let pods = PodRuntime::open(pod_config(&config, &subnet)?).await?;
         pods.teardown().await?;
     }
-    for entry in std::fs::read_dir(state_dir).with_context(|| format!("could not list {}", state_dir.display()))? {
+    for entry in
+        std::fs::read_dir(state_dir).with_context(|| format!("could not list {}", state_dir.display()))?
+    {
         let path = entry?.path();
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.with_context(|| format!("could not remove {}", path.display()))?;
     }
     drop(lock);

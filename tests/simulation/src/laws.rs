@@ -39,7 +39,8 @@ impl Ledger {
     /// Instances that were created and, as far as the users know, not deleted.
     #[must_use]
     pub fn alive(&self) -> Vec<String> {
-        let alive = self.created.keys().filter(|id| !self.deleted.contains(*id) && !self.doubtful.contains(*id));
+        let alive =
+            self.created.keys().filter(|id| !self.deleted.contains(*id) && !self.doubtful.contains(*id));
         alive.cloned().collect()
     }
 }
@@ -100,14 +101,21 @@ fn check_host(node: &str, host: &FakeHost, rows: &BTreeMap<String, Instance>) ->
         let row = rows.values().find(|row| row.uid == uid);
         match row {
             None => return Err(format!("{uid} is left on {node} and nobody knows it")),
-            Some(row) if row.node.as_deref() != Some(node) => return Err(format!("{} is on {node} by mistake", row.id)),
+            Some(row) if row.node.as_deref() != Some(node) => {
+                return Err(format!("{} is on {node} by mistake", row.id));
+            }
             Some(_) => {}
         }
     }
     for row in rows.values().filter(|row| row.node.as_deref() == Some(node)) {
         let runs = running.contains(&row.uid);
         if runs != (row.status == Status::Running) {
-            return Err(format!("{} is recorded as {}, and it {}", row.id, row.status, if runs { "runs" } else { "does not run" }));
+            return Err(format!(
+                "{} is recorded as {}, and it {}",
+                row.id,
+                row.status,
+                if runs { "runs" } else { "does not run" }
+            ));
         }
     }
     Ok(())
@@ -152,7 +160,10 @@ pub async fn watch_history(store: &MemoryStore) -> Watching {
                 let backward = status != now.status && !status.may_become(now.status);
                 let moved = node.is_some() && node != now.node;
                 if backward || moved {
-                    let what = format!("{} went from {status} on {node:?} to {} on {:?}", now.id, now.status, now.node);
+                    let what = format!(
+                        "{} went from {status} on {node:?} to {} on {:?}",
+                        now.id, now.status, now.node
+                    );
                     verdict.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(what);
                 }
             }

@@ -4,7 +4,10 @@
 //! at any message: that one and all behind it are lost, and both sides notice. That is what TCP can do to us; and every
 //! message goes through the wire's encoding on its way.
 
-use std::{sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -52,8 +55,13 @@ impl Fate {
 
 /// Carries messages of one direction until one side closes or the connection breaks. `encode` takes a message to the
 /// other side's form and back; None stands for what must not be delivered twice.
-pub fn carry<T, F>(tasks: &mut JoinSet<()>, fate: Fate, mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>, recode: F)
-where
+pub fn carry<T, F>(
+    tasks: &mut JoinSet<()>,
+    fate: Fate,
+    mut from: mpsc::Receiver<T>,
+    to: mpsc::Sender<T>,
+    recode: F,
+) where
     T: Clone + Send + 'static,
     F: Fn(T) -> T + Send + 'static,
 {

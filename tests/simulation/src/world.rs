@@ -1,10 +1,6 @@
 //! The processes, what survives them, and what befalls them.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use controller::cluster::{Cluster, Deletion, Ids, Parts, SubnetPlan};
 use jiff::{SignedDuration, Timestamp};
@@ -188,7 +184,8 @@ impl World {
         let Ok(manifest) = workload(&text, Strictness::Strict) else { return };
         if cluster.workload(&name).is_none() {
             let made = cluster.create_workload(manifest, None).await;
-            self.history.note(format_args!("workload {name} ({image}): {}", outcome(&made.as_ref().map(|_| ()))));
+            self.history
+                .note(format_args!("workload {name} ({image}): {}", outcome(&made.as_ref().map(|_| ()))));
         }
         let request = CreateInstances { workload: name.clone(), name: None, replicas: Some(replicas) };
         let asked = cluster.create_instances(request, None).await;
@@ -280,7 +277,9 @@ impl World {
             let opened = loop {
                 match Cluster::open(parts_again(&parts)).await {
                     Ok(cluster) => break cluster,
-                    Err(error) => history.note(format_args!("the controller cannot open the store yet: {error}")),
+                    Err(error) => {
+                        history.note(format_args!("the controller cannot open the store yet: {error}"))
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             };
@@ -322,7 +321,12 @@ impl World {
 }
 
 fn parts_again(parts: &Parts) -> Parts {
-    Parts { store: parts.store.clone(), clock: parts.clock.clone(), ids: parts.ids.clone(), subnets: parts.subnets }
+    Parts {
+        store: parts.store.clone(),
+        clock: parts.clock.clone(),
+        ids: parts.ids.clone(),
+        subnets: parts.subnets,
+    }
 }
 
 /// The controller's side of the network: a link whenever there is a scheduler.

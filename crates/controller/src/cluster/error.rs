@@ -33,7 +33,7 @@ pub enum ClusterError {
         id: String,
     },
     /// The name is in use.
-    #[error("the name {name:?} is taken by another {kind}")]
+    #[error("a {kind} named {name:?} exists already")]
     NameTaken {
         /// What has that name.
         kind: &'static str,

@@ -63,6 +63,9 @@ impl Cluster {
         for _ in 0..MAX_TRIES {
             let old = self.mirror().read().workloads.get(&element).cloned();
             let Some(old) = old else {
+                if let Some(expected) = expected {
+                    return Err(ClusterError::RevisionMismatch { expected, found: Revision::ZERO });
+                }
                 let record = self.new_record(manifest.clone());
                 let txn = self.txn().create(element.clone(), to_json("a workload", &record)?);
                 if self.commit(txn).await?.is_some() {

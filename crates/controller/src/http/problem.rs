@@ -7,10 +7,12 @@
 //! |---|---|---|
 //! | `body-invalid` | 400 | the body is not what this route reads |
 //! | `manifest-invalid` | 400 | the manifest has faults, all of them listed |
+//! | `image-not-loaded` | 400 | the archive holds no image that the node can use |
 //! | `parameter-invalid` | 400 | a part of the URL or a header field cannot be used |
 //! | `request-invalid` | 400 | the request is readable and makes no sense |
 //! | `origin-not-allowed` | 403 | a web page of another origin may not change anything |
 //! | `workload-not-found`, `instance-not-found`, `node-not-found`, `container-not-found`, `tenant-not-found` | 404 | there is no such object |
+//! | `no-log` | 404 | the node has no log of the container: nothing of it was started, or it is gone |
 //! | `route-not-found` | 404 | the API has no such path |
 //! | `method-not-allowed` | 405 | the path exists, but not for this method |
 //! | `body-slow` | 408 | the body did not arrive in time |
@@ -33,6 +35,7 @@
 //! | `node-failed` | 502 | the node could not do what was asked |
 //! | `overloaded` | 503 | too many requests at once |
 //! | `scheduler-away` | 503 | the scheduler is not connected, and with it no node |
+//! | `node-not-ready` | 503 | the node is still getting ready |
 //! | `node-unreachable` | 503 | the node cannot be asked now |
 //! | `store-unavailable` | 503 | the store cannot be written now |
 //! | `node-slow` | 504 | the node did not answer in time |
@@ -79,6 +82,7 @@ macro_rules! codes {
 codes! {
     BodyInvalid, "body-invalid", BAD_REQUEST, "The body cannot be read";
     ManifestInvalid, "manifest-invalid", BAD_REQUEST, "The manifest has faults";
+    ImageNotLoaded, "image-not-loaded", BAD_REQUEST, "The image could not be loaded";
     ParameterInvalid, "parameter-invalid", BAD_REQUEST, "A parameter cannot be used";
     RequestInvalid, "request-invalid", BAD_REQUEST, "The request makes no sense";
     OriginNotAllowed, "origin-not-allowed", FORBIDDEN, "Pages of other origins may change nothing";
@@ -86,6 +90,7 @@ codes! {
     InstanceNotFound, "instance-not-found", NOT_FOUND, "There is no such instance";
     NodeNotFound, "node-not-found", NOT_FOUND, "There is no such node";
     ContainerNotFound, "container-not-found", NOT_FOUND, "There is no such container";
+    NoLog, "no-log", NOT_FOUND, "There is no log";
     TenantNotFound, "tenant-not-found", NOT_FOUND, "There is no such tenant";
     RouteNotFound, "route-not-found", NOT_FOUND, "There is no such path";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
@@ -109,6 +114,7 @@ codes! {
     NodeFailed, "node-failed", BAD_GATEWAY, "The node could not do it";
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once";
     SchedulerAway, "scheduler-away", SERVICE_UNAVAILABLE, "The scheduler is not connected";
+    NodeNotReady, "node-not-ready", SERVICE_UNAVAILABLE, "The node is still getting ready";
     NodeUnreachable, "node-unreachable", SERVICE_UNAVAILABLE, "The node cannot be asked";
     StoreUnavailable, "store-unavailable", SERVICE_UNAVAILABLE, "The store cannot be written now";
     NodeSlow, "node-slow", GATEWAY_TIMEOUT, "The node did not answer in time";
@@ -244,7 +250,10 @@ fn classify(error: &ClusterError) -> (Code, Option<&'static str>) {
 
 /// The code for what a node said. Nodes may be newer than this controller: what it does not know is `node-failed`.
 pub fn node_failure(said: &str) -> Code {
-    const SAYABLE: [Code; 6] = [
+    const SAYABLE: [Code; 9] = [
+        Code::NoLog,
+        Code::ImageNotLoaded,
+        Code::NodeNotReady,
         Code::InstanceNotFound,
         Code::ContainerNotFound,
         Code::NodeUnreachable,

@@ -184,6 +184,8 @@ async fn a_node_that_fails_is_told_with_what_it_said() {
     let mut ends = nodes_of(&bed);
     for (frame, status, code) in [
         (Some(failed("container-not-found")), 404, "container-not-found"),
+        (Some(failed("no-log")), 404, "no-log"),
+        (Some(failed("node-not-ready")), 503, "node-not-ready"),
         (Some(failed("some-new-code")), 502, "node-failed"),
         (Some(failed("internal")), 502, "node-failed"),
         (None, 503, "node-unreachable"),
@@ -276,13 +278,13 @@ async fn an_image_that_its_node_refuses_is_refused_while_it_is_being_sent() {
     let (answer, ()) = tokio::join!(load.answer(), async {
         let mut end = soon(ends.recv()).await.unwrap();
         assert!(matches!(soon(end.receive.recv()).await, Some(Frame::Data(_))));
-        end.send.send(failed("image-invalid")).await.unwrap();
+        end.send.send(failed("image-not-loaded")).await.unwrap();
     });
     assert_snapshot!(answer, @r#"
-    502
+    400
     content-type: application/problem+json
 
-    {"code":"node-failed","title":"The node could not do it","status":502,"detail":"node \"n1\" answered: as asked","request":"r1"}
+    {"code":"image-not-loaded","title":"The image could not be loaded","status":400,"detail":"node \"n1\" answered: as asked","request":"r1"}
     "#);
     let text = bed
         .ask("POST", "/api/v1/nodes/n1/images")

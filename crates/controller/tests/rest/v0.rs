@@ -130,7 +130,7 @@ async fn a_used_name_is_a_conflict() {
     409
     content-type: text/plain; charset=UTF-8
 
-    the name "web" is taken by another workload
+    a workload named "web" exists already
     hint: choose another name, or delete the one that has it
     "#);
 }

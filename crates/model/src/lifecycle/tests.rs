@@ -125,6 +125,38 @@ fn a_node_that_forgot_an_instance_does_not_begin_it_again() {
 
 #[test]
 fn status_strings_are_the_documented_six() {
-    let names: Vec<String> = Status::ALL.iter().map(|status| serde_json::to_string(status).unwrap()).collect();
-    assert_eq!(names, [r#""Pending""#, r#""Creating""#, r#""Running""#, r#""Failed""#, r#""Terminated""#, r#""Destroying""#]);
+    let names: Vec<String> =
+        Status::ALL.iter().map(|status| serde_json::to_string(status).unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            r#""Pending""#,
+            r#""Creating""#,
+            r#""Running""#,
+            r#""Failed""#,
+            r#""Terminated""#,
+            r#""Destroying""#
+        ]
+    );
+}
+
+#[test]
+fn the_failure_of_one_container_ends_its_pod() {
+    let container = |phase, reason| crate::ContainerStatus {
+        name: "a".to_owned(),
+        phase,
+        image_digest: None,
+        pid: None,
+        exit_code: None,
+        signal: None,
+        reason,
+        started_at: None,
+        finished_at: None,
+    };
+    let running = container(ContainerPhase::Running, None);
+    let pod =
+        |other| Observed::Running(Facts { containers: vec![running.clone(), other], ..Facts::default() });
+    let step = |observed| next_step(Desired::Run, &observed, History::Begun);
+    assert_eq!(step(pod(container(ContainerPhase::Exited, Some(Reason::NonZeroExit)))), Step::Stop);
+    assert_eq!(step(pod(container(ContainerPhase::Exited, None))), Step::Watch);
 }

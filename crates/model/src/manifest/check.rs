@@ -35,7 +35,7 @@ struct Check<'a> {
 
 impl<'a> Check<'a> {
     fn fault(&mut self, tree: &Tree, path: &str, message: String) {
-        if self.faults.len() < MAX_FAULTS {
+        if !self.full() {
             self.faults.push(Fault { path: path.to_owned(), line: tree.line, message });
         }
     }
@@ -51,7 +51,14 @@ impl<'a> Check<'a> {
         real.map_or(schema, |one| self.resolve(one))
     }
 
+    fn full(&self) -> bool {
+        self.faults.len() >= MAX_FAULTS
+    }
+
     fn visit(&mut self, tree: &Tree, schema: &'a Value, path: String) {
+        if self.full() {
+            return;
+        }
         let schema = self.resolve(schema);
         if let Some(allowed) = schema.get("enum").and_then(Value::as_array) {
             self.check_enum(tree, allowed, &path);
@@ -97,12 +104,15 @@ impl<'a> Check<'a> {
             }
         }
         if let Some(values) = schema.get("additionalProperties").filter(|values| values.is_object()) {
-                        for (key, value) in entries {
+            for (key, value) in entries {
                 self.visit(value, values, join(path, key));
             }
             return;
         }
         for (key, value) in entries {
+            if self.full() {
+                return;
+            }
             match properties.unwrap_or(&nothing).get(key) {
                 Some(_) if value.value == Branch::Null => {}
                 Some(_) => {
@@ -127,10 +137,16 @@ impl<'a> Check<'a> {
             Branch::Null | Branch::Bool(_) | Branch::Number(_) | Branch::List(_) | Branch::Map(_) => "",
         };
         // Protocols are written both ways in manifests that exist.
-        let known = names.contains(&text) || (names.contains(&"TCP") && names.contains(&text.to_uppercase().as_str()));
+        let known = names.contains(&text)
+            || (names.contains(&"TCP") && names.contains(&text.to_uppercase().as_str()));
         if !known {
             let hint = nearest(text, names.iter().copied()).map(|near| format!("; did you mean {near:?}?"));
-            let message = format!("found {}; allowed is {}{}", found(tree), names.join(" or "), hint.unwrap_or_default());
+            let message = format!(
+                "found {}; allowed is {}{}",
+                found(tree),
+                names.join(" or "),
+                hint.unwrap_or_default()
+            );
             self.fault(tree, path, message);
         }
     }
@@ -203,7 +219,9 @@ fn join(path: &str, key: &str) -> String {
 fn types(schema: &Value) -> Vec<&str> {
     match schema.get("type") {
         Some(Value::String(name)) => vec![name],
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect(),
+        Some(Value::Array(all)) => {
+            all.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -212,7 +230,9 @@ fn is_type(tree: &Tree, name: &str) -> bool {
     match &tree.value {
         Branch::Null => name == "null",
         Branch::Bool(_) => name == "boolean",
-        Branch::Number(number) => name == "number" || (name == "integer" && (number.is_i64() || number.is_u64())),
+        Branch::Number(number) => {
+            name == "number" || (name == "integer" && (number.is_i64() || number.is_u64()))
+        }
         Branch::Text(_) => name == "string",
         Branch::List(_) => name == "array",
         Branch::Map(_) => name == "object",

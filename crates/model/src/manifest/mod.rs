@@ -192,7 +192,9 @@ impl PortSpec {
 }
 
 /// Transport protocols.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 pub enum Protocol {
     /// TCP.
     #[default]
@@ -213,7 +215,9 @@ impl fmt::Display for Protocol {
 }
 
 /// Ways to expose a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 pub enum ExposureKind {
     /// A port of the node that the instance runs on.
     #[default]
@@ -316,13 +320,14 @@ impl WorkloadSpec {
         let count = self.containers.len().max(1);
         let none = Resources::default();
         let each = self.containers.iter().map(|container| container.resources.as_ref().unwrap_or(&none));
-        let sum = each.chain(std::iter::repeat(&none)).take(count).fold((0_u64, 0_u64), |(cpu, memory), own| {
-            let (own_cpu, own_memory) = asked(Some(own));
-            (
-                cpu.saturating_add(own_cpu.unwrap_or(DEFAULT_REQUEST.0).0),
-                memory.saturating_add(own_memory.unwrap_or(DEFAULT_REQUEST.1).0),
-            )
-        });
+        let sum =
+            each.chain(std::iter::repeat(&none)).take(count).fold((0_u64, 0_u64), |(cpu, memory), own| {
+                let (own_cpu, own_memory) = asked(Some(own));
+                (
+                    cpu.saturating_add(own_cpu.unwrap_or(DEFAULT_REQUEST.0).0),
+                    memory.saturating_add(own_memory.unwrap_or(DEFAULT_REQUEST.1).0),
+                )
+            });
         let (pod_cpu, pod_memory) = asked(self.resources.as_ref());
         (pod_cpu.unwrap_or(Cpu(sum.0)), pod_memory.unwrap_or(Memory(sum.1)))
     }

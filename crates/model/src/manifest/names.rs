@@ -20,7 +20,9 @@ pub fn rule(format: &str) -> Option<Rule> {
         "url" => url,
         "ipv4" => ipv4,
         "cpu" => |text| text.parse::<crate::quantity::Cpu>().map(drop).map_err(|fault| fault.to_string()),
-        "memory" => |text| text.parse::<crate::quantity::Memory>().map(drop).map_err(|fault| fault.to_string()),
+        "memory" => {
+            |text| text.parse::<crate::quantity::Memory>().map(drop).map_err(|fault| fault.to_string())
+        }
         _ => return None,
     })
 }
@@ -60,15 +62,31 @@ fn image(text: &str) -> Result<(), String> {
     if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err("the name of an image has no capital letters".to_owned());
     }
-    Ok(())
+    let hex = |digest: &str| {
+        digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    match text.split_once('@') {
+        Some((_, digest)) if !digest.strip_prefix("sha256:").is_some_and(hex) => {
+            Err("a digest is sha256: and 64 hexadecimal digits".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn env_name(text: &str) -> Result<(), String> {
-    if text.contains(['=', '\0']) { Err("a variable's name has no '=' and no NUL".to_owned()) } else { Ok(()) }
+    if text.contains(['=', '\0']) {
+        Err("a variable's name has no '=' and no NUL".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn argument(text: &str) -> Result<(), String> {
-    if text.contains('\0') { Err("the kernel takes no NUL in arguments and values".to_owned()) } else { Ok(()) }
+    if text.contains('\0') {
+        Err("the kernel takes no NUL in arguments and values".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn absolute_path(text: &str) -> Result<(), String> {
@@ -84,7 +102,11 @@ fn url(text: &str) -> Result<(), String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if plain && !host.is_empty() { Ok(()) } else { Err("a URL is http://host/… or https://host/…".to_owned()) }
+    if plain && !host.is_empty() {
+        Ok(())
+    } else {
+        Err("a URL is http://host/… or https://host/…".to_owned())
+    }
 }
 
 fn ipv4(text: &str) -> Result<(), String> {
@@ -106,8 +128,25 @@ mod tests {
     fn hostile_names_are_no_names() {
         let long = "a".repeat(64);
         let hostile = [
-            "", ".", "..", "../../etc", "/abs", "a b", "-rf", "--help", "a\0", "a\n", "A", "ünï", "%2e", "a.", "it's",
-            "a..b", "%", "\u{202e}", &long,
+            "",
+            ".",
+            "..",
+            "../../etc",
+            "/abs",
+            "a b",
+            "-rf",
+            "--help",
+            "a\0",
+            "a\n",
+            "A",
+            "ünï",
+            "%2e",
+            "a.",
+            "it's",
+            "a..b",
+            "%",
+            "\u{202e}",
+            &long,
         ];
         for text in hostile {
             assert!(name(text).is_err(), "{text:?}");
@@ -116,10 +155,23 @@ mod tests {
 
     #[test]
     fn image_references_keep_to_the_registry_form() {
-        for text in ["alpine", "alpine:latest", "localhost:5000/a/b:1", "Reg.example/a:Tag", "a@sha256:00", "[::1]:5/a"] {
+        let pinned = format!("a@sha256:{}", "0".repeat(64));
+        for text in
+            ["alpine", "alpine:latest", "localhost:5000/a/b:1", "Reg.example/a:Tag", &pinned, "[::1]:5/a"]
+        {
             assert_eq!(image(text), Ok(()), "{text:?}");
         }
-        for text in ["-x", "oci:/etc/../passwd", "http://a/b", "a b", "Alpine", "a/B:1", "a\0", "../a"] {
+        for text in [
+            "-x",
+            "oci:/etc/../passwd",
+            "http://a/b",
+            "a b",
+            "Alpine",
+            "a/B:1",
+            "a\0",
+            "../a",
+            "a@sha256:123",
+        ] {
             assert!(image(text).is_err(), "{text:?}");
         }
     }

@@ -64,7 +64,8 @@ pub struct ManifestError {
 /// # Errors
 /// Every fault of the document at once.
 pub fn workload(text: &str, strictness: Strictness) -> Result<Workload, ManifestError> {
-    let tree = tree::parse(text).and_then(tree::canonical).map_err(|fault| ManifestError { faults: vec![fault] })?;
+    let tree =
+        tree::parse(text).and_then(tree::canonical).map_err(|fault| ManifestError { faults: vec![fault] })?;
     let mut faults = check::check(&tree, "Workload", schema::schemas(), strictness);
     match serde_json::from_value::<Workload>(without_nulls(tree.to_json())) {
         Ok(workload) => {

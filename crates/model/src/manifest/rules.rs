@@ -17,14 +17,21 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
             fault("spec.containers".to_owned(), "a Pod needs at least one container".to_owned());
         }
         Kind::Function if workload.spec.function.is_none() => {
-            fault("spec.function".to_owned(), "a Function needs this, with execution.rootfs in it".to_owned());
+            fault(
+                "spec.function".to_owned(),
+                "a Function needs this, with execution.rootfs in it".to_owned(),
+            );
         }
         Kind::Function if !workload.spec.containers.is_empty() => {
-            fault("spec.containers".to_owned(), "a Function has no containers; use kind Pod, or leave them out".to_owned());
+            fault(
+                "spec.containers".to_owned(),
+                "a Function has no containers; use kind Pod, or leave them out".to_owned(),
+            );
         }
         Kind::Pod | Kind::Function => {}
     }
-    for (path, labels) in [("labels", &workload.labels), ("spec.nodeSelector", &workload.spec.node_selector)] {
+    for (path, labels) in [("labels", &workload.labels), ("spec.nodeSelector", &workload.spec.node_selector)]
+    {
         if labels.len() > MAX_LABELS {
             fault(path.to_owned(), format!("has {} labels; at most {MAX_LABELS} are allowed", labels.len()));
         }
@@ -34,7 +41,10 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
     for (index, container) in workload.spec.containers.iter().enumerate() {
         let path = format!("spec.containers[{index}]");
         if !names.insert(&container.name) {
-            fault(format!("{path}.name"), format!("{:?} is taken by another container of this pod", container.name));
+            fault(
+                format!("{path}.name"),
+                format!("{:?} is taken by another container of this pod", container.name),
+            );
         }
         for (at, port) in container.ports.iter().enumerate() {
             if !ports.insert((port.protocol, port.port, port.host_address)) {

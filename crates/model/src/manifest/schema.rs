@@ -21,7 +21,9 @@ pub fn schemas() -> &'static Value {
         let mut all: Vec<(String, RefOr<Schema>)> = Vec::new();
         Workload::schemas(&mut all);
         all.push((Workload::name().into_owned(), <Workload as utoipa::PartialSchema>::schema()));
-        all.into_iter().map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or(Value::Null))).collect()
+        all.into_iter()
+            .map(|(name, schema)| (name, serde_json::to_value(schema).unwrap_or(Value::Null)))
+            .collect()
     })
 }
 
@@ -66,7 +68,10 @@ fn publish(schema: &mut Value) {
                 for (alias, name) in ALIASES {
                     if let Some(mut meant) = properties.get(name).cloned() {
                         if let Value::Object(meant) = &mut meant {
-                            meant.insert("description".to_owned(), json!(format!("Another name of `{name}`.")));
+                            meant.insert(
+                                "description".to_owned(),
+                                json!(format!("Another name of `{name}`.")),
+                            );
                             meant.insert("deprecated".to_owned(), json!(true));
                         }
                         properties.insert(alias.to_owned(), meant);
@@ -89,15 +94,34 @@ mod tests {
     #[test]
     fn the_checker_knows_every_generated_keyword() {
         const KNOWN: [&str; 20] = [
-            "$ref", "oneOf", "type", "enum", "properties", "required", "additionalProperties", "propertyNames", "items",
-            "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "format",
-            "description", "default", "title",
+            "$ref",
+            "oneOf",
+            "type",
+            "enum",
+            "properties",
+            "required",
+            "additionalProperties",
+            "propertyNames",
+            "items",
+            "minimum",
+            "maximum",
+            "minLength",
+            "maxLength",
+            "minItems",
+            "maxItems",
+            "maxProperties",
+            "format",
+            "description",
+            "default",
+            "title",
         ];
         fn visit(schema: &Value, unknown: &mut Vec<String>) {
             let Value::Object(fields) = schema else { return };
             for (key, value) in fields {
                 match key.as_str() {
-                    "properties" => value.as_object().unwrap().values().for_each(|below| visit(below, unknown)),
+                    "properties" => {
+                        value.as_object().unwrap().values().for_each(|below| visit(below, unknown))
+                    }
                     "items" | "additionalProperties" => visit(value, unknown),
                     "oneOf" => value.as_array().unwrap().iter().for_each(|below| visit(below, unknown)),
                     known if KNOWN.contains(&known) => {}
@@ -119,6 +143,9 @@ mod tests {
             std::fs::write(path, &generated).unwrap();
         }
         let published = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(published == generated, "the published schema is out of date: run this test with RIK_BLESS=1");
+        assert!(
+            published == generated,
+            "the published schema is out of date: run this test with RIK_BLESS=1"
+        );
     }
 }

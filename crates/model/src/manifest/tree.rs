@@ -18,8 +18,8 @@ use super::read::Fault;
 
 /// Largest document: far above any sensible manifest, small enough to be parsed without a thought.
 pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
-/// Deepest nesting: a manifest needs eight levels.
-pub const MAX_DEPTH: usize = 64;
+/// Deepest nesting: a manifest needs eight levels. The parsers recurse, so this also bounds the stack that they take.
+pub const MAX_DEPTH: usize = 32;
 
 /// A value and the line (from 1) on which it stands; line 0 is unknown.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +66,9 @@ impl Tree {
             Branch::Number(value) => Value::Number(value.clone()),
             Branch::Text(value) => Value::String(value.clone()),
             Branch::List(items) => items.iter().map(Self::to_json).collect(),
-            Branch::Map(entries) => entries.iter().map(|(key, value)| (key.clone(), value.to_json())).collect(),
+            Branch::Map(entries) => {
+                entries.iter().map(|(key, value)| (key.clone(), value.to_json())).collect()
+            }
         }
     }
 
@@ -104,14 +106,41 @@ pub fn parse(text: &str) -> Result<Tree, Fault> {
             text.len()
         )));
     }
-    let tree = if text.trim_start().starts_with(['{', '[']) { parse_json(text)? } else { parse_yaml(text)? };
+    let too_deep = || Fault::document(format!("nested deeper than the {MAX_DEPTH} levels that are allowed"));
+    let json = text.trim_start().starts_with(['{', '[']);
+    if json && brackets_deep(text) > MAX_DEPTH {
+        return Err(too_deep());
+    }
+    let tree = if json { parse_json(text)? } else { parse_yaml(text)? };
     if let Some((key, line)) = tree.repeated_key() {
-        return Err(Fault { line, ..Fault::document(format!("the key {key:?} stands twice; it may stand once")) });
+        return Err(Fault {
+            line,
+            ..Fault::document(format!("the key {key:?} stands twice; it may stand once"))
+        });
     }
     if tree.depth() > MAX_DEPTH {
-        return Err(Fault::document(format!("nested deeper than the {MAX_DEPTH} levels that are allowed")));
+        return Err(too_deep());
     }
     Ok(tree)
+}
+
+/// How deep brackets stand in each other, outside of strings: known before a parser has to follow them.
+fn brackets_deep(text: &str) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn parse_json(text: &str) -> Result<Tree, Fault> {
@@ -124,7 +153,7 @@ fn parse_json(text: &str) -> Result<Tree, Fault> {
 }
 
 fn parse_yaml(text: &str) -> Result<Tree, Fault> {
-    let budget = serde_saphyr::budget! { max_depth: MAX_DEPTH * 2, max_nodes: 100_000, max_events: 300_000, max_anchors: 100, max_aliases: 100 };
+    let budget = serde_saphyr::budget! { max_depth: MAX_DEPTH + 2, max_nodes: 100_000, max_events: 300_000, max_anchors: 100, max_aliases: 100 };
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false, budget: budget };
     serde_saphyr::from_str_with_options::<Placed>(text, options).map(|placed| placed.0).map_err(|error| {
         let line = error.location().and_then(|place| u32::try_from(place.line()).ok()).unwrap_or(0);
@@ -219,7 +248,8 @@ impl<'de, T: Node> de::Visitor<'de> for Visitor<T> {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        let number = serde_json::Number::from_f64(value).ok_or_else(|| E::custom("a number must be finite"))?;
+        let number =
+            serde_json::Number::from_f64(value).ok_or_else(|| E::custom("a number must be finite"))?;
         Ok(Inner::new(Branch::Number(number)))
     }
 
@@ -309,7 +339,16 @@ mod tests {
         let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
         let laughs = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n";
         let large = format!("a: {}", "x".repeat(MAX_DOCUMENT_BYTES));
-        for text in [deep.as_str(), laughs, &large, "{\"a\":1,\"a\":2}", "a: 1\na: 2\n", "{\"a\":1e9999}", "{", "a: .nan"] {
+        for text in [
+            deep.as_str(),
+            laughs,
+            &large,
+            "{\"a\":1,\"a\":2}",
+            "a: 1\na: 2\n",
+            "{\"a\":1e9999}",
+            "{",
+            "a: .nan",
+        ] {
             assert!(parse(text).is_err(), "{}", &text[..text.len().min(40)]);
         }
     }

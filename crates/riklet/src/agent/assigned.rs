@@ -40,7 +40,9 @@ impl Agent {
 
     fn check_age(&mut self, assigned: &Assigned) -> Result<(), SessionEnd> {
         let seen = self.parts.identity.get().epoch;
-        if assigned.epoch < seen || (assigned.epoch == seen && assigned.full && assigned.revision < self.revision) {
+        if assigned.epoch < seen
+            || (assigned.epoch == seen && assigned.full && assigned.revision < self.revision)
+        {
             return Err(SessionEnd::Stale {
                 seen: format!("epoch {}, revision {}", seen.0, self.revision),
                 found: format!("epoch {}, revision {}", assigned.epoch.0, assigned.revision),

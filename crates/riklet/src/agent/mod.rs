@@ -36,7 +36,8 @@ const HEARTBEATS_PER_METRICS: u32 = 3;
 const HEAL: Duration = Duration::from_secs(5);
 
 /// Makes the runtime once the node knows its addresses.
-pub type OpenRuntime = Arc<dyn Fn(String) -> BoxFuture<'static, anyhow::Result<Arc<dyn Runtime>>> + Send + Sync>;
+pub type OpenRuntime =
+    Arc<dyn Fn(String) -> BoxFuture<'static, anyhow::Result<Arc<dyn Runtime>>> + Send + Sync>;
 /// Measures the machine.
 pub type Measure = Box<dyn FnMut() -> NodeMetrics + Send>;
 
@@ -94,7 +95,9 @@ pub enum SessionEnd {
     #[error("the cluster refused this node: {0}")]
     Refused(String),
     /// The controller knows less than this node has seen.
-    #[error("the controller's state is older than what this node has obeyed ({seen} against {found}); was a backup restored? nothing is changed here; `riklet reset` would start over")]
+    #[error(
+        "the controller's state is older than what this node has obeyed ({seen} against {found}); was a backup restored? nothing is changed here; `riklet reset` would start over"
+    )]
     Stale {
         /// What this node has seen.
         seen: String,
@@ -246,7 +249,8 @@ impl Agent {
         });
         changed.map_err(SessionEnd::Identity)?;
         if self.runtime.is_some() && identity.pod_subnet.as_ref() != Some(&pod_subnet) {
-            let why = format!("its addresses changed to {pod_subnet}; start the riklet again to take them over");
+            let why =
+                format!("its addresses changed to {pod_subnet}; start the riklet again to take them over");
             return Err(SessionEnd::Runtime(why));
         }
         if self.runtime.is_none() {

@@ -21,7 +21,8 @@ pub(super) async fn list(pods: &PodRuntime, node: &str, stream: &Stream) -> Resu
         size: image.size,
         pulled_at: image.pulled_at,
     });
-    let text = serde_json::to_vec(&views.collect::<Vec<_>>()).map_err(|error| failure("internal", error.to_string()))?;
+    let text = serde_json::to_vec(&views.collect::<Vec<_>>())
+        .map_err(|error| failure("internal", error.to_string()))?;
     // If the user has gone there is nobody to tell.
     let _ = stream.data(&text).await;
     Ok(())
@@ -39,7 +40,9 @@ pub(super) async fn load(pods: &PodRuntime, stream: &mut Stream) -> Result<(), R
                     Ok(Frame::End) => return,
                     Ok(_) | Err(_) => Err(io::Error::other("the stream carried something else than data")),
                 },
-                Ok(None) | Err(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive broke off")),
+                Ok(None) | Err(_) => {
+                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive broke off"))
+                }
             };
             let broken = piece.is_err();
             if pieces.send(piece).await.is_err() || broken {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use proto::relay::RelayFailure;
-use runtime::pod::{PodRuntime, shim::log::{FILES, rotated}};
+use runtime::pod::{
+    PodRuntime,
+    shim::log::{FILES, rotated},
+};
 
 use super::{Stream, failure};
 
@@ -40,7 +43,8 @@ pub(super) async fn serve(
     container: &str,
     view: View,
 ) -> Result<(), RelayFailure> {
-    let not_here = || failure("no-log", "it has no log on its node: nothing of it has been started yet, or it is gone");
+    let not_here =
+        || failure("no-log", "it has no log on its node: nothing of it has been started yet, or it is gone");
     let path = pods.log_path(uid, container).ok_or_else(not_here)?;
     let failed = |error: io::Error| failure("log-unreadable", format!("its log cannot be read: {error}"));
     let mut current = Tail::begin(&path, stream, view).await.map_err(failed)?;
@@ -160,7 +164,8 @@ impl Tail {
 fn shown(line: &[u8], timestamps: bool) -> Vec<u8> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut fields = line.splitn(4, |byte| *byte == b' ');
-    let (Some(time), Some(_stream), Some(tag), Some(text)) = (fields.next(), fields.next(), fields.next(), fields.next())
+    let (Some(time), Some(_stream), Some(tag), Some(text)) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return [line, b"\n"].concat();
     };

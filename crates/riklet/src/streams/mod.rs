@@ -53,7 +53,12 @@ impl Streams {
     }
 
     /// Dials the stream with this id and serves it to its end.
-    pub async fn answer(self: Arc<Self>, client: SessionClient<Channel>, stream: String, request: StreamRequest) {
+    pub async fn answer(
+        self: Arc<Self>,
+        client: SessionClient<Channel>,
+        stream: String,
+        request: StreamRequest,
+    ) {
         let (send, sending) = mpsc::channel(HELD_FRAMES);
         let id = stream.clone();
         let outgoing = tokio_stream::once(Frame::Open(stream.clone())).chain(ReceiverStream::new(sending));

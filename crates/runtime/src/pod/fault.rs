@@ -33,10 +33,9 @@ pub fn no_path(uid: &str, error: io::Error) -> RuntimeError {
     fault(format!("keep instance {uid:?}"), Reason::SandboxFailed, error)
 }
 
-/// An image could not be had.
+/// An image could not be had. Final: the image store has tried again already, and the user is told.
 pub fn pull(error: PullError) -> RuntimeError {
-    let transient = error.is_transient();
-    RuntimeError { transient, ..fault("fetch an image".to_owned(), Reason::ImagePullFailed, error) }
+    fault("fetch an image".to_owned(), Reason::ImagePullFailed, error)
 }
 
 /// A root file system could not be made or taken away.

@@ -66,7 +66,8 @@ impl Scheduler {
             out.push(Output::CloseController(connection));
         };
         if protocol != PROTOCOL {
-            let why = format!("it speaks version {protocol} of the protocol, this scheduler speaks {PROTOCOL}");
+            let why =
+                format!("it speaks version {protocol} of the protocol, this scheduler speaks {PROTOCOL}");
             return refuse(why, out);
         }
         if let Some(old) = &self.link {
@@ -95,7 +96,9 @@ impl Scheduler {
         }
         for node in &nodes {
             // A node is given the usual time to be heard from, counted from now if it is not connected.
-            self.nodes.entry(node.name.clone()).or_insert_with(|| super::NodeEntry { heard: now, ..Default::default() });
+            self.nodes
+                .entry(node.name.clone())
+                .or_insert_with(|| super::NodeEntry { heard: now, ..Default::default() });
         }
         self.state.records = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
         for entry in self.nodes.values_mut() {

@@ -110,7 +110,9 @@ impl Scheduler {
             Input::NodeConnected(connection, hello) => self.node_connected(now, connection, hello, &mut out),
             Input::FromNode(connection, message) => self.node_says(now, connection, message, &mut out),
             Input::NodeClosed(connection) => self.node_closed(connection),
-            Input::FromController(connection, message) => self.controller_says(now, connection, message, &mut out),
+            Input::FromController(connection, message) => {
+                self.controller_says(now, connection, message, &mut out)
+            }
             Input::ControllerClosed(connection) => self.controller_closed(connection),
             Input::OpenStream { node, stream, request } => self.open_stream(&node, stream, request, &mut out),
             Input::Tick => self.tick(now, &mut out),
@@ -126,7 +128,8 @@ impl Scheduler {
     }
 
     fn open_stream(&self, node: &str, stream: String, request: StreamRequest, out: &mut Outputs) {
-        let session = self.nodes.get(node).and_then(|entry| entry.session.as_ref()).filter(|session| session.welcome);
+        let session =
+            self.nodes.get(node).and_then(|entry| entry.session.as_ref()).filter(|session| session.welcome);
         match session {
             Some(session) => out.push(Output::ToNode(session.connection, ToNode::Open { stream, request })),
             None => out.push(Output::StreamRefused(stream, "it is not connected at present".to_owned())),

@@ -13,20 +13,31 @@ use super::{
 };
 
 impl Scheduler {
-    pub(super) fn node_connected(&mut self, now: Time, connection: Connection, hello: Hello, out: &mut Outputs) {
+    pub(super) fn node_connected(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        hello: Hello,
+        out: &mut Outputs,
+    ) {
         let refuse = |why: String, out: &mut Outputs| {
             out.push(Output::ToNode(connection, ToNode::Refused(why)));
             out.push(Output::CloseNode(connection));
         };
         if hello.protocol != PROTOCOL {
             let found = hello.protocol;
-            return refuse(format!("it speaks version {found} of the protocol, this scheduler speaks {PROTOCOL}"), out);
+            return refuse(
+                format!("it speaks version {found} of the protocol, this scheduler speaks {PROTOCOL}"),
+                out,
+            );
         }
         if hello.name.is_empty() {
             return refuse("it has no name; give --node-name".to_owned(), out);
         }
         if let Some((own, ours)) = self.foreign_cluster(&hello) {
-            let why = format!("it belongs to cluster {own}, this is cluster {ours}; end what it runs with `riklet reset` to let it join");
+            let why = format!(
+                "it belongs to cluster {own}, this is cluster {ours}; end what it runs with `riklet reset` to let it join"
+            );
             return refuse(why, out);
         }
         let other = self.nodes.get(&hello.name).and_then(|entry| entry.session.as_ref());
@@ -60,7 +71,13 @@ impl Scheduler {
         Some((own.clone(), ours.clone()))
     }
 
-    pub(super) fn node_says(&mut self, now: Time, connection: Connection, message: FromNode, out: &mut Outputs) {
+    pub(super) fn node_says(
+        &mut self,
+        now: Time,
+        connection: Connection,
+        message: FromNode,
+        out: &mut Outputs,
+    ) {
         let Some(name) = self.sessions.get(&connection).cloned() else { return };
         let Some(entry) = self.nodes.get_mut(&name) else { return };
         entry.heard = now;
@@ -69,8 +86,12 @@ impl Scheduler {
         }
         match message {
             FromNode::Hello(_) => {}
-            FromNode::Heartbeat(metrics) => self.to_controller(ToController::NodeHeard { name, metrics }, out),
-            FromNode::Reports(reports) => self.to_controller(ToController::Reports { node: name, reports }, out),
+            FromNode::Heartbeat(metrics) => {
+                self.to_controller(ToController::NodeHeard { name, metrics }, out)
+            }
+            FromNode::Reports(reports) => {
+                self.to_controller(ToController::Reports { node: name, reports }, out)
+            }
         }
     }
 
@@ -85,7 +106,9 @@ impl Scheduler {
 
     pub(super) fn refuse_node(&mut self, name: &str, uid: &str, why: String, out: &mut Outputs) {
         let session = self.nodes.get(name).and_then(|entry| entry.session.as_ref());
-        if let Some(connection) = session.filter(|session| session.hello.uid == uid).map(|session| session.connection) {
+        if let Some(connection) =
+            session.filter(|session| session.hello.uid == uid).map(|session| session.connection)
+        {
             out.push(Output::ToNode(connection, ToNode::Refused(why)));
             out.push(Output::CloseNode(connection));
             self.node_closed(connection);
@@ -137,7 +160,11 @@ impl Scheduler {
         for (name, entry) in &mut self.nodes {
             let Some(record) = self.state.records.get(name) else { continue };
             let foreign = |own: &String| *own != link.cluster;
-            if entry.session.as_ref().is_some_and(|session| session.hello.cluster.as_ref().is_some_and(foreign)) {
+            if entry
+                .session
+                .as_ref()
+                .is_some_and(|session| session.hello.cluster.as_ref().is_some_and(foreign))
+            {
                 continue;
             }
             if let Some(connection) = welcome(entry, record) {

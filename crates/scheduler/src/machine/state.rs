@@ -146,7 +146,9 @@ impl State {
     /// The instances that are bound to a node, as the controller has recorded it.
     pub(crate) fn assigned(&self, node: &str) -> impl Iterator<Item = &Placed> {
         let uids = self.on_node.get(node).into_iter().flatten();
-        uids.filter_map(|uid| self.instances.get(uid)).map(|entry| &entry.placed).filter(|placed| placed.node.is_some())
+        uids.filter_map(|uid| self.instances.get(uid))
+            .map(|entry| &entry.placed)
+            .filter(|placed| placed.node.is_some())
     }
 }
 

@@ -150,14 +150,21 @@ impl Engine {
                 Output::ToNode(connection, message) => {
                     let full = self.nodes.get(&connection).is_some_and(|out| out.try_send(message).is_err());
                     if full && self.nodes.remove(&connection).is_some() {
-                        tracing::warn!(connection = connection.0, "a node cannot keep up; it has to connect again");
+                        tracing::warn!(
+                            connection = connection.0,
+                            "a node cannot keep up; it has to connect again"
+                        );
                         self.input(Input::NodeClosed(connection));
                     }
                 }
                 Output::ToController(connection, message) => {
-                    let full = self.controllers.get(&connection).is_some_and(|out| out.try_send(message).is_err());
+                    let full =
+                        self.controllers.get(&connection).is_some_and(|out| out.try_send(message).is_err());
                     if full && self.controllers.remove(&connection).is_some() {
-                        tracing::warn!(connection = connection.0, "the controller cannot keep up; it has to connect again");
+                        tracing::warn!(
+                            connection = connection.0,
+                            "the controller cannot keep up; it has to connect again"
+                        );
                         self.input(Input::ControllerClosed(connection));
                     }
                 }

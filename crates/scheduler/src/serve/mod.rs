@@ -94,7 +94,9 @@ pub async fn serve(listeners: Listeners, shutdown: CancellationToken) -> Result<
     let local = sessions.clone();
     let on_socket = async {
         match listeners.workers_socket {
-            Some(socket) => server().add_service(local).serve_with_incoming(UnixListenerStream::new(socket)).await,
+            Some(socket) => {
+                server().add_service(local).serve_with_incoming(UnixListenerStream::new(socket)).await
+            }
             None => std::future::pending().await,
         }
     };

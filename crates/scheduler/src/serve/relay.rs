@@ -11,10 +11,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{
-    relay::StreamRequest,
-    wire,
-};
+use proto::{relay::StreamRequest, wire};
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
@@ -66,7 +63,9 @@ impl Hub {
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             if waiting.len() >= MAX_RELAYS {
-                return Err(Status::resource_exhausted(format!("{MAX_RELAYS} streams wait for their nodes already")));
+                return Err(Status::resource_exhausted(format!(
+                    "{MAX_RELAYS} streams wait for their nodes already"
+                )));
             }
             waiting.insert(stream.clone(), Waiting { from_user, to_user });
         }

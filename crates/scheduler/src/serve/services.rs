@@ -65,7 +65,11 @@ impl Session for Workers {
                             break;
                         }
                     }
-                    Err(error) => tracing::error!(node.name = name, error = chain(&error), "unreadable message passed over"),
+                    Err(error) => tracing::error!(
+                        node.name = name,
+                        error = chain(&error),
+                        "unreadable message passed over"
+                    ),
                 }
             }
             tracing::info!(node.name = name, "node disconnected");
@@ -75,7 +79,10 @@ impl Session for Workers {
         Ok(Response::new(Box::pin(outgoing)))
     }
 
-    async fn relay(&self, request: Request<Streaming<wire::Frame>>) -> Result<Response<Self::RelayStream>, Status> {
+    async fn relay(
+        &self,
+        request: Request<Streaming<wire::Frame>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
         let mut arriving = request.into_inner();
         let Frame::Open(stream) = read(first(&mut arriving).await?)? else {
             return Err(Status::failed_precondition("the first frame must say which stream it is"));
@@ -121,17 +128,24 @@ impl Link for Controllers {
                             break;
                         }
                     }
-                    Err(error) => tracing::error!(error = chain(&error), "unreadable message of the controller passed over"),
+                    Err(error) => tracing::error!(
+                        error = chain(&error),
+                        "unreadable message of the controller passed over"
+                    ),
                 }
             }
             tracing::info!(?peer, "controller disconnected");
             engine.controller_closed(connection).await;
         });
-        let outgoing = ReceiverStream::new(connected.outgoing).map(|message| Ok(wire::ToController::from(message)));
+        let outgoing =
+            ReceiverStream::new(connected.outgoing).map(|message| Ok(wire::ToController::from(message)));
         Ok(Response::new(Box::pin(outgoing)))
     }
 
-    async fn relay(&self, request: Request<Streaming<wire::Frame>>) -> Result<Response<Self::RelayStream>, Status> {
+    async fn relay(
+        &self,
+        request: Request<Streaming<wire::Frame>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
         let mut arriving = request.into_inner();
         let Frame::Request { node, request } = read(first(&mut arriving).await?)? else {
             return Err(Status::failed_precondition("the first frame must say what is asked of which node"));
@@ -143,7 +157,8 @@ impl Link for Controllers {
 
 async fn first<T>(arriving: &mut Streaming<T>) -> Result<T, Status> {
     let message = tokio::time::timeout(HELLO_TIMEOUT, arriving.message()).await;
-    let message = message.map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
+    let message =
+        message.map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
     message.ok_or_else(|| Status::failed_precondition("the stream ended before its first message"))
 }
 

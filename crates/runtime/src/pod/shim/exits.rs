@@ -82,7 +82,7 @@ impl Shim {
     /// A container that is not our child ended.
     pub(super) fn unseen_end(&mut self, key: &Key) {
         let Some(live) = self.live.get(key) else { return };
-        if let Some(status) = process::how_it_ended(&live.handle) {
+        if let Some(status) = process::how_it_ended(&live.handle, live.pid, live.start_ticks) {
             return self.ended(key, exit_of(status));
         }
         // The kernel tells no sooner than its parent, whoever that is, has reaped it; it hangs up then.
@@ -161,6 +161,7 @@ impl Shim {
         }
         let mut live = Live {
             pid: file.pid,
+            start_ticks: file.start_ticks,
             handle,
             dir: dir.to_owned(),
             stop_signal: file.stop_signal,

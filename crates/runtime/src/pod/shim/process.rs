@@ -11,6 +11,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 const STATE_FIELD: usize = 0;
 /// The same for the start time, in ticks since boot.
 const START_FIELD: usize = 19;
+/// The same for the status that its parent gets when it has ended.
+const STATUS_FIELD: usize = 49;
 
 /// When the process was made, in ticks since boot. None if there is no such process or it has ended.
 #[must_use]
@@ -49,9 +51,28 @@ pub fn open_child(pid: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(id, PidfdFlags::empty())?)
 }
 
-/// How the process behind a handle ended, if the kernel remembers (Linux 6.15 and later): the status that its parent got.
+/// How a process that is somebody else's child ended: the status that its parent gets or got. Seen as long as its parent
+/// has not asked, and on newer kernels after that.
 #[must_use]
-pub fn how_it_ended(handle: &OwnedFd) -> Option<i32> {
+pub fn how_it_ended(handle: &OwnedFd, pid: i32, ticks: u64) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status_of_dead(&stat, ticks).or_else(|| remembered_end(handle))
+}
+
+/// The status in `/proc/<pid>/stat` if that is the process with this start time, and it has ended.
+fn status_of_dead(stat: &str, ticks: u64) -> Option<i32> {
+    let (_, fields) = stat.trim_end().rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let same = fields.get(START_FIELD)?.parse() == Ok(ticks);
+    if same && matches!(*fields.get(STATE_FIELD)?, "Z" | "X") {
+        fields.get(STATUS_FIELD)?.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// What the kernel remembers of the process behind a handle after its parent asked (Linux 6.15 and later).
+fn remembered_end(handle: &OwnedFd) -> Option<i32> {
     /// `PIDFD_INFO_EXIT` of `linux/pidfd.h`.
     const INFO_EXIT: u64 = 1 << 3;
     /// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`, for the first published size of the structure.
@@ -173,6 +194,23 @@ mod tests {
         for text in ["", "SIGNOPE", "0", "-1", "65", "SIGRTMIN+99"] {
             assert_eq!(signal_number(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn end_of_a_process_that_nobody_has_reaped_is_seen() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "read line; exit 5"]).stdin(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let ticks = start_ticks(pid).unwrap();
+        let handle = open_exactly(pid, ticks).unwrap().unwrap();
+        assert_eq!(how_it_ended(&handle, pid, ticks), None);
+        drop(child.stdin.take());
+        while start_ticks(pid).is_some() {
+            std::thread::yield_now();
+        }
+        assert_eq!(how_it_ended(&handle, pid, ticks).map(libc::WEXITSTATUS), Some(5));
+        child.wait().unwrap();
     }
 
     #[test]

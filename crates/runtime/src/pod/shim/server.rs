@@ -56,6 +56,7 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) pid: i32,
+    pub(super) start_ticks: u64,
     /// Handle on its process.
     pub(super) handle: OwnedFd,
     pub(super) dir: PathBuf,

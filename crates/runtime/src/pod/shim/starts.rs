@@ -130,6 +130,7 @@ impl Shim {
         self.sources.remove(&launch.token);
         let mut live = Live {
             pid: process.pid,
+            start_ticks: process.start_ticks,
             handle,
             dir: launch.order.dir,
             stop_signal: launch.order.stop_signal,
