@@ -4,11 +4,13 @@
 //! demo   packages → build → one-node cluster → hello, reached over the network → clean-up, proven by the ledger
 //! test   packages → stages (fmt, clippy, build, …, e2e) → one summary, between two ledgers
 //! check  the stages that need no cluster: fmt, clippy, tidy
+//! bench  packages → release build → rows, each in an enclosure → one table
 //! ```
 //!
 //! Depends on little, so that it is compiled and speaking within seconds on a fresh clone. What needs the project's
-//! own crates (packing an image, reading the machine's ledger) is done by the `harness` program of `tests/e2e`.
+//! own crates (packing an image, reading the machine's ledger, measuring) is done by the programs of `tests/e2e` and `tests/bench`.
 
+mod bench;
 mod check;
 mod demo;
 mod failure;
@@ -46,6 +48,8 @@ enum Command {
     Test(test::TestOptions),
     /// Run the quick checks: formatting, lints, tidiness.
     Check,
+    /// Measure the numbers that RIK shall reach, beside its peers.
+    Bench(bench::BenchOptions),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Check => check::run(),
+        Command::Bench(options) => bench::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         failure::print(&error);

@@ -68,6 +68,12 @@ pub(crate) const FOR_TEST: &[Need] = &[
     need(&["curl"], "curl", "curl", "to reach pods from other namespaces"),
 ];
 
+/// What the measurements need beyond that.
+pub(crate) const FOR_BENCH: &[Need] = &[
+    need(&["umoci"], "umoci", "umoci", "to compare our unpacking of images with"),
+    need(&["strace"], "strace", "strace", "to count how often an idle cluster waits for the disk"),
+];
+
 /// Installs what is missing of `needs`.
 ///
 /// # Errors

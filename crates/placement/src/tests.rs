@@ -164,9 +164,11 @@ proptest! {
                 continue;
             }
             prop_assert!(machine.ready);
-            let used = mine.iter().fold(machine.used, |used, one| used.plus(Room { cpu: one.cpu, memory: one.memory, instances: 1 }));
-            prop_assert!(used.cpu <= machine.capacity.cpu && used.memory <= machine.capacity.memory);
-            prop_assert!(used.instances <= machine.capacity.instances);
+            let free = machine.capacity.without(machine.used);
+            let asked = mine.iter().fold(Room::default(), |sum, one| {
+                sum.plus(Room { cpu: one.cpu, memory: one.memory, instances: 1 })
+            });
+            prop_assert!(asked.cpu <= free.cpu && asked.memory <= free.memory && asked.instances <= free.instances);
             let mut ports: Vec<u16> = mine.iter().flat_map(|one| one.ports.iter().map(|port| port.port)).collect();
             ports.sort_unstable();
             prop_assert!(ports.windows(2).all(|pair| pair[0] != pair[1]));

@@ -113,8 +113,8 @@ fn run(args: Run) -> anyhow::Result<()> {
         tracing::warn!("--script-path has no effect: the riklet needs no script any more");
     }
     if let Some(given) = &args.master_ip {
-        let written = file.master_ip.replace(config::Endpoints::One(given.clone()));
-        if !args.config_file.exists() || (args.override_config && written.is_some()) {
+        file.master_ip = Some(config::Endpoints::One(given.clone()));
+        if !args.config_file.exists() || args.override_config {
             write_file(&args.config_file, &file);
         }
     } else if !args.config_file.exists() {

@@ -68,7 +68,6 @@ fn killed_shim_breaks_no_container_and_the_next_one_takes_over() {
     assert_eq!(caller.ask(signal), Answer::Signalled { running: 1, hearing: 1 });
     let exit = bench.wait_for_exit(&pod, 0);
     // It was not this shim's child: if its new parent was quicker on an older kernel, the code is honestly unknown.
-    eprintln!("EXIT {exit:?}");
     assert!(matches!(exit.code, Some(5) | None), "{exit:?}");
     assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
 }

@@ -13,18 +13,17 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, WaitOptions};
 
 use crate::lab::{self, Lab};
-use crate::{cgroups, programs};
+use crate::{cgroups, filesystem, programs};
 
 /// Names the folder of the test that is played; set inside only.
 const INSIDE: &str = "RIK_E2E_FOLDER";
@@ -143,7 +142,11 @@ pub fn enter(cgroup: &str, test: &[String]) -> Result<ExitCode> {
 pub fn init(test: &[String]) -> Result<ExitCode> {
     prepare().context("failed to prepare the enclosure")?;
     let (program, arguments) = test.split_first().context("no test was given")?;
-    let child = Command::new(program).args(arguments).spawn().context("failed to start the test inside")?;
+    let child = Command::new(program)
+        .args(arguments)
+        .env("HOME", lab::home())
+        .spawn()
+        .context("failed to start the test inside")?;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid_number(pid) == child.id() => {
@@ -183,36 +186,8 @@ fn prepare() -> Result<()> {
     }
     cgroups::make(TEST_CGROUP)?;
     cgroups::join(TEST_CGROUP)?;
-    for tree in ["/run", "/tmp"] {
-        cover(tree)?;
-    }
-    bind_lab(&folder)?;
+    filesystem::prepare(&folder)?;
     run("ip", &["link", "set", "lo", "up"])
-}
-
-/// Puts an empty file system over `tree`. The workspace and its build folder stay visible where they lie below it, as
-/// they do for somebody who tries this project out in `/tmp`.
-fn cover(tree: &str) -> Result<()> {
-    let needed = [programs::target_folder(), programs::workspace_folder()];
-    let hidden: Vec<(PathBuf, fs::File)> = needed
-        .into_iter()
-        .filter(|path| path.starts_with(tree))
-        .map(|path| fs::File::open(&path).map(|file| (path, file)))
-        .collect::<io::Result<_>>()?;
-    mount("tmpfs", tree, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=1777"))?;
-    for (path, file) in hidden {
-        fs::create_dir_all(&path)?;
-        mount_bind(format!("/proc/self/fd/{}", file.as_raw_fd()), &path)
-            .with_context(|| format!("failed to keep {} visible", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Makes the test's folder appear as `/tmp/lab`.
-fn bind_lab(folder: &Path) -> Result<()> {
-    fs::create_dir_all(lab::ROOT)?;
-    mount_bind(folder, lab::ROOT).with_context(|| format!("failed to bind {}", folder.display()))?;
-    Ok(())
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {

@@ -49,7 +49,7 @@ pub struct Lab {
 
 /// Plays a story in a new lab, then proves that nothing is left behind.
 pub(crate) fn play(story: impl FnOnce(&mut Lab)) {
-    for folder in [Lab::state(), Lab::logs(), Lab::root().join("home")] {
+    for folder in [Lab::state(), Lab::logs(), home()] {
         fs::create_dir_all(&folder)
             .unwrap_or_else(|error| panic!("failed to make {}: {error}", folder.display()));
     }
@@ -197,7 +197,7 @@ impl Lab {
         if let Some(running) = self.daemons.get_mut(name) {
             assert!(running.ended().is_some(), "{name} still runs");
         }
-        command.env("HOME", Self::root().join("home")).env("RUST_BACKTRACE", "1");
+        command.env("RUST_BACKTRACE", "1");
         let daemon = Daemon::start(name, &Self::logs(), command);
         self.daemons.insert(name.to_owned(), daemon);
         self.daemon(name)
@@ -245,10 +245,7 @@ impl Lab {
     #[track_caller]
     pub fn rikctl(&self, arguments: &[&str]) -> Said {
         let mut command = rikctl::command();
-        command
-            .args(arguments)
-            .env("HOME", Self::root().join("home"))
-            .env("RIK_CLUSTER_SERVER", format!("http://127.0.0.1:{CONTROLLER_PORT}"));
+        command.args(arguments).env("RIK_CLUSTER_SERVER", format!("http://127.0.0.1:{CONTROLLER_PORT}"));
         rikctl::say(&mut command)
     }
 
@@ -286,6 +283,12 @@ impl Drop for Lab {
             self.daemons.values().for_each(Daemon::show_log);
         }
     }
+}
+
+/// The home folder of everybody inside: nothing of the person who runs the tests is read or written.
+#[must_use]
+pub fn home() -> PathBuf {
+    Lab::root().join("home")
 }
 
 /// The riklet of a node, without labels.

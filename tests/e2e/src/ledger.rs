@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::network::{self, Host};
 use crate::wait::wait_until;
-use crate::{cgroups, lab, programs};
+use crate::{cgroups, filesystem, lab, programs};
 
 /// How long the kernel may take to finish what was asked for: it removes namespaces and their links at leisure.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -33,7 +33,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 const RULE_SAVERS: [&str; 4] =
     ["iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"];
 /// Folders that RIK uses when it is not told otherwise.
-const DEFAULT_FOLDERS: [&str; 5] = ["/run", "/tmp", "/var/lib", "/etc", "/var/log"];
+const DEFAULT_FOLDERS: [&str; 6] = ["/run", "/tmp", "/dev/shm", "/var/lib", "/etc", "/var/log"];
 /// What names of ours begin with, where we share a folder with others.
 const OURS: [&str; 3] = ["rik", ".rik", ".tmp"];
 /// A lock file that iptables makes at its first call and never removes.
@@ -138,7 +138,7 @@ fn mounts(scope: &Scope) -> io::Result<Vec<String>> {
 fn files(scope: &Scope) -> Vec<String> {
     let mut lines = Vec::new();
     for folder in DEFAULT_FOLDERS {
-        let whole = *scope == Scope::Lab && (folder == "/run" || folder == "/tmp");
+        let whole = *scope == Scope::Lab && filesystem::EMPTY.contains(&folder);
         list_files(Path::new(folder), whole, &mut lines);
     }
     lines

@@ -8,7 +8,8 @@
 //!
 //! A test calls [`story`]. Its process only starts itself again in an enclosure and waits; the story is played inside,
 //! where the whole machine is its own: `/run`, `/tmp`, the process list, the network and the cgroup tree are empty at
-//! the start, so the [`ledger`] needs hardly an exception, and ports need no search.
+//! the start, so the [`ledger`] needs hardly an exception, and ports need no search. The files of the machine itself can
+//! be read and not changed (see [`filesystem`]).
 //!
 //! *Guarantees*: when the enclosure's first process ends, for whatever reason (a panic, a killed test runner), the
 //! kernel ends everything in it and drops its mounts, links and rules. Only cgroup folders outlive it; they carry the
@@ -21,6 +22,7 @@ pub mod api;
 pub mod cgroups;
 pub mod daemon;
 pub mod enclosure;
+pub mod filesystem;
 pub mod http;
 pub mod image;
 pub mod lab;

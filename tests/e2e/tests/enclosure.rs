@@ -20,6 +20,24 @@ fn enclosure_is_empty_at_the_start() {
 }
 
 #[test]
+fn files_of_the_machine_can_be_read_and_not_changed() {
+    story(|_| {
+        let error = fs::write("/usr/rik", "").expect_err("/usr is the machine's");
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        for folder in ["/etc", "/var/lib", "/root"] {
+            let file = format!("{folder}/written-by-a-story");
+            fs::write(&file, "").expect("a layer can be written");
+            let upper = rustix::fs::statfs(&file).expect("it is there").f_type;
+            assert_eq!(upper, OVERLAY, "{folder} is the machine's own");
+        }
+        assert_eq!(std::env::var("HOME").as_deref(), Ok("/tmp/lab/home"));
+    });
+}
+
+/// The kernel's number for overlays, `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAY: i64 = 0x794c_7630;
+
+#[test]
 fn ledger_names_everything_that_is_left_behind() {
     story(|lab| {
         let before = Ledger::of_lab();

@@ -2,13 +2,11 @@
 
 use e2e::api::{pids, text};
 use e2e::rikctl::{self, Said};
-use e2e::{Lab, SHORT, image, manifest, probe, story, wait_until};
+use e2e::{SHORT, image, manifest, probe, story, wait_until};
 
 /// What the documentation's `rikctl` lines become, once built.
 fn documented(config: &str, arguments: &[&str]) -> Said {
-    rikctl::say(
-        rikctl::command().args(arguments).env("RIKCONFIG", config).env("HOME", Lab::root().join("home")),
-    )
+    rikctl::say(rikctl::command().args(arguments).env("RIKCONFIG", config))
 }
 
 #[test]

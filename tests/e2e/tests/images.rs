@@ -1,11 +1,11 @@
 //! Where images come from, and what happens when they do not.
 
 use std::net::TcpListener;
-use std::thread;
 
 use e2e::api::text;
 use e2e::manifest::{container, pod, sleeper};
 use e2e::{Api, LONG, image, story, wait_until};
+use images::archive::PackFile;
 use serde_json::Value;
 
 /// Waits until the instance has failed, and gives it.
@@ -62,14 +62,22 @@ fn registry_that_is_not_there_is_a_reason_for_people() {
 fn content_that_belies_its_digest_never_runs() {
     story(|lab| {
         let api = lab.cluster();
-        let reference = lab.registry().push(&image::busybox("tampered:1"));
+        // Content of its own: what the node has already it would not fetch.
+        let mut spec = image::busybox("tampered:1");
+        spec.files.push(PackFile {
+            path: "/srv/own".into(),
+            mode: 0o644,
+            bytes: b"no other has this".to_vec(),
+        });
+        let reference = lab.registry().push(&spec);
         lab.registry().corrupt_blobs(100_000);
         let instance = failed(api, &pod("tampered", &[container("main", &reference)]));
         assert_eq!(instance["reason"], "ImagePullFailed", "{instance}");
         // An honest copy under the same name works afterwards: nothing of the lie was kept.
         api.delete_instance("tampered");
         api.wait_gone("tampered");
-        lab.load(&image::busybox(&reference));
+        spec.reference = reference;
+        lab.load(&spec);
         let workload = text(&api.workloads()[0]["id"]);
         api.create_instance(&workload, "honest");
         api.wait_status("honest", "Running");
@@ -83,9 +91,7 @@ fn c33_hanging_pull_does_not_delay_another_instance() {
         let api = lab.cluster();
         let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = silent.local_addr().expect("it is bound");
-        let accepting = silent.try_clone().expect("a socket can be shared");
-        // Takes connections and never says a word; ends with the enclosure.
-        thread::spawn(move || accepting.incoming().flatten().collect::<Vec<_>>());
+        // The kernel takes connections for it, and nobody ever says a word.
         let workload = api.create_workload(&pod("hangs", &[container("main", &format!("{address}/x:1"))]));
         api.create_instance(&workload, "hangs");
         wait_until(LONG, "the pull to begin", || match api.instance("hangs") {

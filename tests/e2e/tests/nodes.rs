@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use e2e::api::{pids, text};
-use e2e::manifest::sleeper;
+use e2e::manifest::{container, pod, sleeper};
 use e2e::{Api, LONG, probe, story, wait_until};
 
 /// How many instances each node has.
@@ -90,7 +90,9 @@ fn c17_frozen_riklet_is_unreachable() {
 fn instance_waits_with_a_reason_until_a_node_fits() {
     story(|lab| {
         let api = lab.cluster_of(1);
-        let mut picky = sleeper("picky");
+        // A new node fetches what it lacks.
+        let reference = lab.registry().push(&e2e::image::busybox("busybox:1"));
+        let mut picky = pod("picky", &[container("main", &reference)]);
         picky["spec"]["nodeSelector"] = serde_json::json!({ "node": "n0" });
         let workload = api.create_workload(&picky);
         api.create_instance(&workload, "picky");
@@ -101,7 +103,6 @@ fn instance_waits_with_a_reason_until_a_node_fits() {
         assert_eq!(pending["status"], "Pending");
         assert!(text(&pending["message"]).contains("1 node"), "{pending}");
         lab.start_node(e2e::lab::NODE);
-        lab.load(&e2e::image::busybox("busybox:1"));
         assert_eq!(api.wait_status("picky", "Running")["node"], "n0");
     });
 }

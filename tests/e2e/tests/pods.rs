@@ -121,17 +121,63 @@ fn container_has_no_more_rights_than_it_needs() {
         {
             assert_eq!(capabilities & (1 << bit), 0, "the container has CAP_{name}");
         }
-        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("the process exists");
-        for path in ["/proc/kcore", "/proc/sys"] {
-            assert!(
-                mounts.lines().any(|line| line.contains(&format!(" {path} "))),
-                "{path} is open:\n{mounts}"
-            );
-        }
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process exists").flatten();
         let names: Vec<String> =
             descriptors.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         assert!(names.iter().all(|name| ["0", "1", "2", "10"].contains(&name.as_str())), "{names:?}");
+    });
+}
+
+/// What the kernel tells about the machine, which is no business of a container.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+/// What steers the machine.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+#[test]
+fn container_learns_nothing_of_the_machine_and_steers_nothing() {
+    story(|lab| {
+        let api = lab.cluster();
+        // No kernel has all of them, and every kernel has some.
+        let known = |paths: &[&'static str]| -> Vec<&str> {
+            paths.iter().copied().filter(|path| std::path::Path::new(path).exists()).collect()
+        };
+        let (masked, read_only) = (known(&MASKED), known(&READ_ONLY));
+        assert!(masked.contains(&"/proc/interrupts") && read_only.contains(&"/proc/sys"));
+        let look = format!(
+            "for p in {}; do if [ -d $p ]; then busybox ls -A $p; else busybox cat $p; fi; done; \
+             for n in /proc/sys/kernel/domainname /proc/sys/vm/drop_caches; do (echo 1 > $n) 2> /dev/null && echo $n; \
+             done; echo end; busybox sleep 600",
+            masked.join(" ")
+        );
+        let pid = pids(&api.run(&script("curious", &look)))[0];
+        let log = wait_until(SHORT, "the container's words", || {
+            let log = lab.rikctl(&["logs", "curious"]).stdout;
+            if log.ends_with("end\n") { Ok(log) } else { Err(log) }
+        });
+        assert_eq!(log, "end\n", "a container reads or writes what it must not");
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("the process exists");
+        let options = |path: &str| -> String {
+            let line = mounts.lines().find(|line| line.split(' ').nth(4) == Some(path));
+            line.and_then(|line| line.split(' ').nth(5)).unwrap_or_default().to_owned()
+        };
+        for path in masked {
+            assert_ne!(options(path), "", "{path} is open:\n{mounts}");
+        }
+        for path in read_only {
+            assert!(options(path).starts_with("ro"), "{path} can be written:\n{mounts}");
+        }
     });
 }
 

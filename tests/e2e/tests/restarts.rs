@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use e2e::api::{pids, text};
 use e2e::lab::NODE;
+use e2e::ledger::Ledger;
 use e2e::manifest::{script, sleeper, web};
 use e2e::{Api, LONG, Lab, SHORT, probe, story, wait_until};
 
@@ -153,21 +154,32 @@ fn c16_delete_while_the_node_is_away_is_done_when_it_is_back() {
     });
 }
 
-/// C-01: deleting a workload that has instances harms nobody: it is refused, or its instances go on and stay deletable.
+/// C-01: a deleted workload takes its instances along, also when the controller is killed right after its answer.
 #[test]
 fn c01_workload_with_instances_can_be_deleted_safely() {
     story(|lab| {
         let api = lab.cluster();
-        api.run(&sleeper("kept"));
-        let workload = text(&api.workloads()[0]["id"]);
-        let request = serde_json::json!({ "id": workload }).to_string();
-        let answer = api.send("POST", "/api/v0/workloads.delete", &request);
-        assert!(answer.status == 204 || (400..500).contains(&answer.status), "{answer:?}");
+        api.run(&sleeper("other"));
+        let other = text(&api.workloads()[0]["id"]);
+        let before = Ledger::of_lab();
+        let workload = api.create_workload(&sleeper("ten"));
+        let ids = api.create_instances(&workload, COUNT);
+        let pids: Vec<u32> = ids.iter().map(|id| pids(&api.wait_status(id, "Running"))[0]).collect();
+        api.delete_workload(&workload);
         lab.kill("controller");
         lab.start_controller();
         api.wait_up();
-        api.wait_status("kept", "Running");
-        api.delete_instance("kept");
-        api.wait_gone("kept");
+        let left: Vec<String> = api.workloads().iter().map(|workload| text(&workload["id"])).collect();
+        assert_eq!(left, [other], "the row of the workload is gone, and no other");
+        for id in &ids {
+            let instance = api.instance(id).map(|instance| text(&instance["status"]));
+            assert!(instance.as_deref().is_none_or(|status| status == "Destroying"), "{id} is {instance:?}");
+        }
+        ids.iter().for_each(|id| api.wait_gone(id));
+        for pid in pids {
+            assert!(!probe::is_alive(pid), "the row is gone, the container is not");
+        }
+        api.wait_status("other", "Running");
+        before.assert_restored();
     });
 }

@@ -67,6 +67,9 @@ fn c03_wrong_settings_are_errors_in_words() {
         let said = rikctl::say(Command::new(programs::built("riklet")).args(["--node-name", "../up"]));
         assert!(said.code == 1 || said.code == 2, "{said:?}");
         assert!(said.stderr.contains("../up"), "{}", said.stderr);
+        // Its documented configuration file is written when there is none, and nothing else.
+        let _ = std::fs::remove_dir_all("/etc/riklet");
+        assert!(!std::path::Path::new("/var/lib/riklet").exists(), "a refused riklet made its state");
     });
 }
 

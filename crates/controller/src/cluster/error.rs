@@ -33,7 +33,7 @@ pub enum ClusterError {
         id: String,
     },
     /// The name is in use.
-    #[error("a {kind} named {name:?} exists already")]
+    #[error("{kind} {name:?} exists already")]
     NameTaken {
         /// What has that name.
         kind: &'static str,

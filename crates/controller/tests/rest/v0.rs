@@ -130,7 +130,7 @@ async fn a_used_name_is_a_conflict() {
     409
     content-type: text/plain; charset=UTF-8
 
-    a workload named "web" exists already
+    workload "web" exists already
     hint: choose another name, or delete the one that has it
     "#);
 }
@@ -203,7 +203,7 @@ async fn instances_are_refused_with_the_old_codes() {
     for (body, status, said) in [
         (r#"{"workload_id":"nope"}"#.to_owned(), 404, "there is no workload \"nope\""),
         (r#"{"workload_id":"nope","replicas":0}"#.to_owned(), 404, "there is no workload"),
-        (format!(r#"{{"workload_id":"{id}","name":"taken"}}"#), 409, "the name \"taken\" is taken"),
+        (format!(r#"{{"workload_id":"{id}","name":"taken"}}"#), 409, "instance \"taken\" exists already"),
         (
             format!(r#"{{"workload_id":"{id}","name":"a","replicas":2}}"#),
             400,

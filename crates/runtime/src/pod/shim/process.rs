@@ -209,7 +209,7 @@ mod tests {
         while start_ticks(pid).is_some() {
             std::thread::yield_now();
         }
-        assert_eq!(how_it_ended(&handle, pid, ticks).map(libc::WEXITSTATUS), Some(5));
+        assert_eq!(how_it_ended(&handle, pid, ticks).map(|status| libc::WEXITSTATUS(status)), Some(5));
         child.wait().unwrap();
     }
 
