@@ -81,6 +81,8 @@ fn container_that_ended_while_no_shim_was_there_is_found_ended() {
     assert_eq!(caller.ask(bench.start(&pod)), Answer::Started);
     let Answer::Version { pid, .. } = caller.ask(Request::Version) else { panic!("no version") };
     let container = bench.process(&pod, 0).pid;
+    // What is still in a pipe goes with the last who holds it: so it has to be in the log before both are gone.
+    bench.wait_until("it logs", Duration::from_secs(20), || !read_log(&pod.log(0)).is_empty());
     bench.kill(pid);
     bench.kill(container);
     bench.begin_shim();

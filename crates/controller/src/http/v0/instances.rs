@@ -1,4 +1,4 @@
-//! `instances.*` of v0.
+//! The old routes of instances, `instances.*`, exactly as their clients know them.
 
 use axum::{Json, extract::State, response::Response};
 use http::{HeaderMap, StatusCode, header};

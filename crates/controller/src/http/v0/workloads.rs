@@ -1,4 +1,4 @@
-//! `workloads.*` of v0.
+//! The old routes of workloads, `workloads.*`, exactly as their clients know them.
 
 use axum::{
     Json,
