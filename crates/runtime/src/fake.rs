@@ -92,6 +92,16 @@ impl FakeHost {
         running.map(|(uid, _)| uid.clone()).collect()
     }
 
+    /// The machine starts again: nothing runs any more, records and files are still there.
+    pub fn reboot(&self) {
+        for one in self.state().instances.values_mut() {
+            if let Stage::Started { .. } = one.stage {
+                one.stage = Stage::Ended(137);
+            }
+        }
+        self.0.changed.notify_waiters();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -142,7 +142,8 @@ impl World {
             50..58 => self.ask_for_workload_deletion().await,
             58..66 => self.kill_controller(),
             66..74 => self.kill_scheduler(),
-            74..88 => self.kill_riklet(node),
+            74..85 => self.kill_riklet(node),
+            85..88 => self.reboot(node),
             88..92 => {
                 self.history.note("the store fails once, before it has written");
                 self.store.fail_next_commit(CommitFailure::BeforeApplying);
@@ -250,6 +251,12 @@ impl World {
         if self.riklets[node].take().is_some() {
             self.history.note(format_args!("riklet n{node} is killed"));
         }
+    }
+
+    fn reboot(&mut self, node: usize) {
+        self.kill_riklet(node);
+        self.history.note(format_args!("machine n{node} starts again"));
+        self.hosts[node].reboot();
     }
 
     fn start_scheduler(&mut self) {
