@@ -103,6 +103,10 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
             },
             changes = watch.next() => match changes {
                 Ok(changes) => {
+                    // The scheduler answers at once, and its answer is held against the mirror.
+                    if let Some(last) = changes.last() {
+                        cluster.mirror().reached(last.revision).await;
+                    }
                     for part in parts_of(&changes) {
                         if let Some(message) = told(part)
                             && link.send.send(message).await.is_err()

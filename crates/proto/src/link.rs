@@ -47,7 +47,7 @@ pub enum FromController {
     PlanResult {
         /// The plan's number.
         plan: u64,
-        /// Uids whose binding was refused because the instance had changed.
+        /// Uids of instances that had changed since: they have to be decided about again.
         refused: Vec<String>,
     },
     /// These reports are recorded.

@@ -112,31 +112,31 @@ fn run(args: Run) -> anyhow::Result<()> {
     if args.script_path.is_some() {
         tracing::warn!("--script-path has no effect: the riklet needs no script any more");
     }
-    if let Some(given) = &args.master_ip {
-        file.master_ip = Some(config::Endpoints::One(given.clone()));
-        if !args.config_file.exists() || args.override_config {
-            write_file(&args.config_file, &file);
-        }
-    } else if !args.config_file.exists() {
-        file.master_ip = Some(config::Endpoints::One(DEFAULT_MASTER.to_owned()));
-        write_file(&args.config_file, &file);
-    }
+    let new_file = !args.config_file.exists();
+    let write = new_file || (args.override_config && args.master_ip.is_some());
+    let given = args.master_ip.clone().or_else(|| new_file.then(|| DEFAULT_MASTER.to_owned()));
+    file.master_ip = given.map(config::Endpoints::One).or(file.master_ip);
     let endpoints =
         file.master_ip.as_ref().map_or_else(|| vec![DEFAULT_MASTER.to_owned()], config::Endpoints::list);
     let endpoints =
         endpoints.iter().map(|address| proto::channel::endpoint(address)).collect::<Result<Vec<_>, _>>()?;
     anyhow::ensure!(!endpoints.is_empty(), "there is no scheduler to dial; give --master-ip host:port");
-    let state_dir =
-        args.state_dir.or(file.state_dir).unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
+    let state_dir = args
+        .state_dir
+        .or_else(|| file.state_dir.clone())
+        .unwrap_or_else(|| PathBuf::from(config::DEFAULT_STATE_DIR));
     anyhow::ensure!(
         state_dir.is_absolute(),
         "the state directory {} must be an absolute path",
         state_dir.display()
     );
-    let name = args.node_name.or(file.node_name).unwrap_or_else(facts::host_name);
+    let name = args.node_name.or_else(|| file.node_name.clone()).unwrap_or_else(facts::host_name);
     model::manifest::names::name(&name).map_err(|allowed| {
         anyhow::anyhow!("{name:?} cannot be the name of a node: {allowed}; give --node-name")
     })?;
+    if write {
+        write_file(&args.config_file, &file);
+    }
     let mut labels = file.labels;
     labels.extend(args.labels.unwrap_or_default());
     let config = start::Config {

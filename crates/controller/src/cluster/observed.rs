@@ -4,7 +4,9 @@
 //! by whoever decided it.
 
 use model::{
-    Instance, Reason, Status, key,
+    Instance, Reason, Status,
+    api::Versioned,
+    key,
     lifecycle::{Accepted, accept},
 };
 use proto::{
@@ -15,21 +17,25 @@ use proto::{
 use super::{Cluster, ClusterError, MAX_TRIES, to_json};
 
 impl Cluster {
-    /// Records a plan. Returns the uids whose binding was refused because the instance had changed.
+    /// Records a plan. Returns the uids of instances that had changed since: they have to be decided about again.
     pub(crate) async fn commit_plan(&self, plan: &Decisions) -> Result<Vec<String>, ClusterError> {
-        if !plan.bindings.is_empty() && self.commit_bindings(plan).await? {
-            self.explain(&plan.unplaced).await?;
-            return Ok(Vec::new());
-        }
-        // Somebody changed one of them: each for itself, so that the others are not held up.
-        let each = plan.bindings.iter().map(async |binding| (binding, self.commit_binding(binding).await));
         let mut refused = Vec::new();
-        for (binding, bound) in futures::future::join_all(each).await {
-            if !bound? {
-                refused.push(binding.uid.clone());
+        if !plan.bindings.is_empty() && !self.commit_bindings(plan).await? {
+            // Somebody changed one of them: each for itself, so that the others are not held up.
+            let each =
+                plan.bindings.iter().map(async |binding| (binding, self.commit_binding(binding).await));
+            for (binding, bound) in futures::future::join_all(each).await {
+                if !bound? {
+                    refused.push(binding.uid.clone());
+                }
             }
         }
-        self.explain(&plan.unplaced).await?;
+        let each = plan.unplaced.iter().map(async |one| (one, self.explain(one).await));
+        for (one, explained) in futures::future::join_all(each).await {
+            if !explained? {
+                refused.push(one.uid.clone());
+            }
+        }
         Ok(refused)
     }
 
@@ -62,28 +68,23 @@ impl Cluster {
         Some(Instance { node: Some(binding.node.clone()), reason: None, message: None, ..old.object.clone() })
     }
 
-    /// Records why instances are not placed.
-    async fn explain(&self, unplaced: &[Unplaced]) -> Result<(), ClusterError> {
-        let each = unplaced.iter().map(async |one| {
-            let Some(old) = self.instance(&one.id) else { return Ok(()) };
-            let stale =
-                old.revision != one.revision || old.object.uid != one.uid || old.object.node.is_some();
-            if stale || old.object.message.as_ref() == Some(&one.message) {
-                return Ok(());
-            }
-            let new = Instance {
-                reason: Some(Reason::Unplaceable),
-                message: Some(one.message.clone()),
-                ..old.object.clone()
-            };
-            let txn = self.txn().replace(
-                key::instance(one.kind, &one.id),
-                old.revision,
-                to_json("an instance", &new)?,
-            );
-            self.commit(txn).await.map(drop)
-        });
-        futures::future::join_all(each).await.into_iter().collect()
+    /// Records why an instance is not placed; false if it had changed since.
+    async fn explain(&self, one: &Unplaced) -> Result<bool, ClusterError> {
+        let decided = |old: &Versioned<Instance>| {
+            old.revision == one.revision && old.object.uid == one.uid && old.object.node.is_none()
+        };
+        let Some(old) = self.instance(&one.id).filter(|old| decided(old)) else { return Ok(false) };
+        if old.object.message.as_ref() == Some(&one.message) {
+            return Ok(true);
+        }
+        let new = Instance {
+            reason: Some(Reason::Unplaceable),
+            message: Some(one.message.clone()),
+            ..old.object.clone()
+        };
+        let value = to_json("an instance", &new)?;
+        let txn = self.txn().replace(key::instance(one.kind, &one.id), old.revision, value);
+        Ok(self.commit(txn).await?.is_some())
     }
 
     /// Records what a node says. Returns what it need not say again.

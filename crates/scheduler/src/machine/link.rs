@@ -48,6 +48,7 @@ impl Scheduler {
             FromController::PlanResult { refused, .. } => {
                 for uid in refused {
                     self.state.assume(&uid, None);
+                    self.state.left_out.remove(&uid);
                 }
             }
             FromController::Acks { node, acks } => {

@@ -264,3 +264,14 @@ fn a_controller_of_another_cluster_or_of_an_older_reign_is_refused() {
         assert!(matches!(out[0], Output::ToController(Connection(9), ToController::Refused(_))), "{out:?}");
     }
 }
+
+#[test]
+fn an_explanation_that_was_not_recorded_is_given_again() {
+    let (mut scene, _) = Scene::with(vec![], vec![instance("web", 1, None, Status::Pending)]);
+    let explained = |out: &[Output]| {
+        out.iter().any(|one| matches!(one, Output::ToController(_, ToController::Plan(plan)) if !plan.unplaced.is_empty()))
+    };
+    assert!(!explained(&scene.wait(TICK)), "it is left out, and that is said already");
+    let out = scene.controller(FromController::PlanResult { plan: 1, refused: vec!["uid-web".to_owned()] });
+    assert!(explained(&out), "{out:?}");
+}
