@@ -103,7 +103,10 @@ fn tell(options: &DemoOptions, programs: &Path, interrupt: &Interrupt, cluster: 
         cluster.rikctl().args(["create", "instance", "--workload-id", &workload]),
     )?;
     let instance = cluster.ask(&["get", "instances", "--quiet"])?;
-    step::run("wait for the container", cluster.rikctl().args(["wait", "instance", &instance, "--for", "running"]))?;
+    step::run(
+        "wait for the container",
+        cluster.rikctl().args(["wait", "instance", &instance, "--for", "running"]),
+    )?;
     let page = fetch(interrupt)?;
     println!("\nhttp://127.0.0.1:{PAGE_PORT}/ answers:\n");
     page.lines().for_each(|line| println!("    {line}"));
