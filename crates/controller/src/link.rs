@@ -108,7 +108,7 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
                         cluster.mirror().reached(last.revision).await;
                     }
                     for part in parts_of(&changes) {
-                        if let Some(message) = told(part)
+                        if let Some(message) = told(cluster, part)
                             && link.send.send(message).await.is_err()
                         {
                             return LinkEnd::Lost;
@@ -273,7 +273,7 @@ fn parts_of(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
 }
 
 /// What the scheduler is told about changes; nothing if they do not concern it.
-fn told(changes: &[Change]) -> Option<FromController> {
+fn told(cluster: &Cluster, changes: &[Change]) -> Option<FromController> {
     let revision = changes.last()?.revision;
     let (mut nodes, mut gone_nodes, mut instances, mut gone_instances) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -285,9 +285,16 @@ fn told(changes: &[Change]) -> Option<FromController> {
         match &change.op {
             Op::Put { value, .. } if is_node => nodes.extend(serde_json::from_str::<Node>(value)),
             Op::Put { value, .. } => {
-                let parsed = serde_json::from_str::<Instance>(value);
-                instances
-                    .extend(parsed.map(|object| placed(&Versioned { revision: change.revision, object })));
+                // Mostly the mirror has just parsed this very value.
+                let id = change.key.rsplit('/').next().unwrap_or_default();
+                match cluster.instance(id).filter(|mirrored| mirrored.revision == change.revision) {
+                    Some(mirrored) => instances.push(placed(&mirrored)),
+                    None => {
+                        let parsed = serde_json::from_str::<Instance>(value);
+                        let object = |object| placed(&Versioned { revision: change.revision, object });
+                        instances.extend(parsed.map(object));
+                    }
+                }
             }
             Op::Delete { .. } if is_node => {
                 gone_nodes.push(change.key.trim_start_matches(key::NODES).to_owned())

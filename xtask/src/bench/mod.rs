@@ -67,6 +67,9 @@ pub(crate) struct BenchOptions {
     /// Fewer and shorter runs: to see that it works, not to believe it.
     #[arg(long)]
     quick: bool,
+    /// Measure the programs as they were last built with optimisation.
+    #[arg(long)]
+    no_build: bool,
     /// Put the table into the book. Rows that were not measured now keep what the book has of them.
     #[arg(long, conflicts_with = "quick")]
     write: bool,
@@ -80,7 +83,9 @@ pub(crate) fn run(options: &BenchOptions) -> Result<ExitCode> {
     packages::install(packages::FOR_TEST)?;
     packages::install(packages::FOR_BENCH)?;
     root::acquire("to make containers and their network")?;
-    build()?;
+    if !options.no_build {
+        build()?;
+    }
     let machine = Machine::read()?;
     let mut measured = Vec::new();
     let mut broken = Vec::new();

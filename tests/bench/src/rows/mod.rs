@@ -8,12 +8,15 @@ mod memory;
 mod placement;
 mod start;
 
-use anyhow::{Context, Result};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use e2e::{Lab, programs};
 use model::Status;
 use serde_json::{Value, json};
-use std::process::Command;
 
 use crate::client::Client;
 use crate::report::Report;
@@ -75,6 +78,7 @@ impl Row {
 /// A way to a cluster: a connection for requests, and a watch that began before the first of them.
 #[derive(Debug)]
 struct Hand {
+    server: SocketAddr,
     client: Client,
     watch: Watch,
 }
@@ -82,7 +86,7 @@ struct Hand {
 impl Hand {
     fn of(lab: &Lab) -> Result<Self> {
         let server = lab.api().server;
-        Ok(Self { watch: Watch::open(server)?, client: Client::connect(server)? })
+        Ok(Self { server, watch: Watch::open(server)?, client: Client::connect(server)? })
     }
 
     /// Asks for `replicas` instances of a workload and waits until all run.
@@ -93,6 +97,8 @@ impl Hand {
 
     /// Deletes a workload, and its `count` instances with it; waits until they are gone.
     fn delete_workload(&mut self, workload: &str, count: usize) -> Result<()> {
+        // The controller closes a connection on which nothing was asked for long.
+        self.client = Client::connect(self.server)?;
         self.client.send("DELETE", &format!("/api/v1/workloads/{workload}"), &Value::Null)?;
         self.watch.until(count, None).context("the instances of a deleted workload stayed").map(drop)
     }
@@ -111,11 +117,11 @@ fn remove_all_in_one(lab: &mut Lab) -> Result<()> {
     lab.stop("rik");
     let status =
         Command::new(programs::built("rik")).arg("down").arg("--data-dir").arg(all_in_one_folder()).status();
-    anyhow::ensure!(status.context("failed to run rik")?.success(), "rik down failed");
+    ensure!(status.context("failed to run rik")?.success(), "rik down failed");
     Ok(())
 }
 
-fn all_in_one_folder() -> std::path::PathBuf {
+fn all_in_one_folder() -> PathBuf {
     Lab::state().join("rik")
 }
 
