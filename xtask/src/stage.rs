@@ -79,7 +79,8 @@ impl Stage {
         match self {
             Self::Fmt => self.command(&["fmt", "--all", "--check", "--", "--color", "never"]),
             Self::Clippy => self.command(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-            Self::Build => self.build(),
+            // All targets at once: programs and tests in two builds would compile what they share twice.
+            Self::Build => self.command(&["build", "--workspace", "--all-targets"]),
             Self::Static => self.single(hello::build_command()),
             Self::Doctests => self.command(&["test", "--workspace", "--doc"]),
             Self::Fast => self.nextest(&["--workspace", "-E", "not (package(e2e) or package(tidy))"]),
@@ -91,16 +92,6 @@ impl Stage {
     /// The outcome of a stage that an earlier failure kept from running.
     pub(crate) fn not_run(self) -> Outcome {
         Outcome { stage: self.name(), passed: 0, failed: vec![self.name().into()], elapsed: None, log: None }
-    }
-
-    fn build(self) -> Result<Outcome> {
-        let programs = self.command(&["build", "--workspace"])?;
-        if !programs.failed.is_empty() {
-            return Ok(programs);
-        }
-        let tests = self.command(&["nextest", "run", "--workspace", "--no-run"])?;
-        let elapsed = programs.elapsed.unwrap_or_default() + tests.elapsed.unwrap_or_default();
-        Ok(Outcome { elapsed: Some(elapsed), ..tests })
     }
 
     fn command(self, arguments: &[&str]) -> Result<Outcome> {

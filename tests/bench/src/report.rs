@@ -69,6 +69,7 @@ impl Report {
     /// Adds a line of the table.
     pub(crate) fn add(&mut self, finding: &Finding) {
         let Finding { what, reach, measured, peer, verdict } = finding;
+        eprintln!("{what}: {measured}");
         self.line(&format!("finding\t{what}\t{reach}\t{measured}\t{peer}\t{}", verdict.word()));
     }
 
@@ -78,7 +79,6 @@ impl Report {
     }
 
     fn line(&mut self, line: &str) {
-        eprintln!("{line}");
         writeln!(self.0, "{line}").unwrap_or_else(|error| panic!("failed to write the report: {error}"));
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn measure(lab: &mut Lab, quick: bool, report: &mut Report) -> Result
     let mut slowest_first = Sample::default();
     for round in 0..rounds {
         let workload = api.create_workload(&manifest::sleeper(&format!("burst-{round}")));
+        hand.reconnect()?;
         let begun = Instant::now();
         hand.client.create(&json!({ "workload": workload, "replicas": PODS }))?;
         let seen = hand.watch.until(PODS, Some(model::Status::Running))?;

@@ -89,16 +89,22 @@ impl Hand {
         Ok(Self { server, watch: Watch::open(server)?, client: Client::connect(server)? })
     }
 
+    /// A new connection: the controller closes one on which nothing was asked for long.
+    fn reconnect(&mut self) -> Result<()> {
+        self.client = Client::connect(self.server)?;
+        Ok(())
+    }
+
     /// Asks for `replicas` instances of a workload and waits until all run.
     fn run_many(&mut self, workload: &str, replicas: usize) -> Result<()> {
+        self.reconnect()?;
         self.client.create(&json!({ "workload": workload, "replicas": replicas }))?;
         self.watch.until(replicas, Some(Status::Running)).map(drop)
     }
 
     /// Deletes a workload, and its `count` instances with it; waits until they are gone.
     fn delete_workload(&mut self, workload: &str, count: usize) -> Result<()> {
-        // The controller closes a connection on which nothing was asked for long.
-        self.client = Client::connect(self.server)?;
+        self.reconnect()?;
         self.client.send("DELETE", &format!("/api/v1/workloads/{workload}"), &Value::Null)?;
         self.watch.until(count, None).context("the instances of a deleted workload stayed").map(drop)
     }
