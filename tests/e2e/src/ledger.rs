@@ -149,8 +149,10 @@ fn list_files(folder: &Path, whole: bool, lines: &mut Vec<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
-        // State, logs and images of the story itself are below the lab's root; the test removes them.
-        if name == IPTABLES_LOCK || path == Path::new(lab::ROOT) {
+        // State, logs and images of the story itself are below the lab's root; the test removes them. The project may
+        // be checked out below one of these folders, and other tests write there at the same time.
+        let project = path == programs::workspace_folder() || path == programs::target_folder();
+        if name == IPTABLES_LOCK || path == Path::new(lab::ROOT) || project {
             continue;
         }
         if !whole && !OURS.iter().any(|prefix| name.starts_with(prefix)) {
