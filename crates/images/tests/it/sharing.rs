@@ -69,7 +69,7 @@ async fn a_download_that_nobody_waits_for_ends_and_can_be_had_again() {
     let reference = format!("{}/app:1", site.host);
     let only = ensure(&lab, &reference);
     until("the layer is asked for", || site.count(&layer) == 1).await;
-    assert_eq!(names_in(&lab.root().join("tmp")).len(), 1);
+    until("its files are there", || names_in(&lab.root().join("tmp")).len() == 1).await;
     only.abort();
     until("its files are gone", || names_in(&lab.root().join("tmp")).is_empty()).await;
     assert!(lab.store.progress(&name(&reference)).is_none());
