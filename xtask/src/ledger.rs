@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::root;
 
+/// What the names of test labs begin with. Each run removes what a killed earlier run left of its labs.
+const LAB: &str = "/rik-e2e-";
+
 /// What was there at one moment.
 pub(crate) struct Ledger(String);
 
@@ -30,14 +33,15 @@ impl Ledger {
         Ok(Self(String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
-    /// The lines that came since (`left behind: …`) and those that went (`missing: …`).
+    /// The lines that came since (`left behind: …`) and those that went (`missing: …`). The remains of a killed earlier
+    /// run are expected to go.
     pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
         let mut count: BTreeMap<&str, i64> = BTreeMap::new();
         later.0.lines().for_each(|line| *count.entry(line).or_default() += 1);
         self.0.lines().for_each(|line| *count.entry(line).or_default() -= 1);
         count
             .into_iter()
-            .filter(|(_, balance)| *balance != 0)
+            .filter(|(line, balance)| *balance > 0 || (*balance < 0 && !line.contains(LAB)))
             .map(|(line, balance)| format!("{}: {line}", if balance > 0 { "left behind" } else { "missing" }))
             .collect()
     }
@@ -53,5 +57,9 @@ mod tests {
         let after = Ledger("link lo\nlink rik0\nmount /a\n".into());
         assert_eq!(before.differences(&after), ["left behind: link rik0", "missing: mount /a"]);
         assert!(before.differences(&before).is_empty());
+        let stale = Ledger("cgroup /sys/fs/cgroup/pids/rik-e2e-1/test\nlink lo\n".into());
+        let clean = Ledger("link lo\n".into());
+        assert!(stale.differences(&clean).is_empty());
+        assert_eq!(clean.differences(&stale).len(), 1);
     }
 }
