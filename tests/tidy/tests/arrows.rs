@@ -21,7 +21,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The node.
     ("images", &["model"]),
     ("network", &["model"]),
-    ("runtime", &["images", "model", "network"]),
+    // In place of the crate of this name: libcontainer's own view of control groups.
+    ("libcgroups", &[]),
+    ("runtime", &["images", "libcgroups", "model", "network"]),
     ("riklet", &["daemon", "model", "proto", "runtime"]),
     // The user's hand speaks REST only.
     ("rikctl", &["model"]),

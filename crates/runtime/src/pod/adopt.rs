@@ -171,8 +171,7 @@ async fn open_network(
 fn look_at_machine(cgroups: &Cgroups) -> Machine {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Machine {
-        unified: cgroups.is_unified(),
-        swap: cgroups.limits_swap(),
+        cgroups_shown: cgroups.shown(),
         open_files_max: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
         processors: u32::try_from(processors).unwrap_or(u32::MAX),
     }

@@ -3,9 +3,11 @@
 //! ```text
 //!  v1, in each hierarchy        v2
 //!  <mount>/rik/<node>/<uid>     /sys/fs/cgroup/rik/<node>/<uid>     the pod: limits of the whole
-//!                     └─<n>                               └─<n>     a container: libcontainer makes it
+//!                     └─<n>                               └─<n>     a container: its own limits and devices
 //!                  └─shim                              └─shim
 //! ```
+//! libcontainer has no part in this (`docs/adr/0026-own-control-groups.md`): the process that becomes a container is
+//! born in its groups or moves itself there ([`Groups`]).
 //! *Guarantees*: nothing outside `/rik/<node>` is ever written to, but for the v2 switch that lets controllers reach it;
 //! mounts are never changed; removing a pod ends whatever still runs in it.
 //! *Assumption*: where v1 hierarchies exist they are used, as libcontainer does; a unified one beside them is left alone.
@@ -18,25 +20,26 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 
 use super::limits::{CPU_PERIOD_MICROS, Limits};
 
 /// Where the unified hierarchy is if it is the only one, and where the others are below.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-/// The v1 controllers that libcontainer puts containers under.
-const CONTROLLERS: [&str; 12] = [
-    "blkio",
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "freezer",
-    "hugetlb",
-    "memory",
-    "net_cls",
-    "net_prio",
-    "perf_event",
-    "pids",
+/// The v1 controllers that limit or count something of ours. Each further one would cost a group for every pod.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "devices", "memory", "pids"];
+/// The v1 hierarchies that containers see, as language runtimes that ask for their limits expect.
+const SHOWN_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "cpuset", "memory", "pids"];
+/// The v1 device list of a container: null, zero, full, random, urandom, tty, ptmx and terminals of its own.
+const DEVICES: [&str; 8] = [
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 /// The v2 controllers that pods are given, where the machine has them.
 const UNIFIED_CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
@@ -89,10 +92,45 @@ pub enum CgroupError {
 /// Which hierarchies there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Layout {
-    /// One for each set of controllers: controllers and mount point.
-    Legacy(Vec<(BTreeSet<String>, PathBuf)>),
+    /// One for each set of controllers.
+    Legacy {
+        /// Those that we use: controllers and mount point.
+        used: Vec<(BTreeSet<String>, PathBuf)>,
+        /// Mount points of those that containers see.
+        shown: Vec<PathBuf>,
+    },
     /// One for all.
     Unified(PathBuf),
+}
+
+/// The groups of one container, for the process that is to become it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Groups {
+    /// cgroup v1: a process moves itself there after it was born. The kernel does that at once for a process that moves
+    /// only itself, where moving another one waits for all processors.
+    Legacy {
+        /// Its directory in each hierarchy that has one.
+        dirs: Vec<PathBuf>,
+        /// Mount points of the hierarchies that the container sees.
+        shown: Vec<PathBuf>,
+    },
+    /// cgroup v2: a process can be born there.
+    Unified {
+        /// Its directory.
+        dir: PathBuf,
+    },
+}
+
+impl Groups {
+    /// One directory of the container's, to see its processes.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Legacy { dirs, .. } => dirs.first().map(PathBuf::as_path),
+            Self::Unified { dir } => Some(dir),
+        }
+    }
 }
 
 /// The control groups of one node on this machine.
@@ -125,24 +163,25 @@ impl Cgroups {
         matches!(self.layout, Layout::Unified(_))
     }
 
-    /// Whether the kernel limits swap.
+    /// The groups of a container.
     #[must_use]
-    pub fn limits_swap(&self) -> bool {
-        let file = if self.is_unified() { "memory.swap.max" } else { "memory.memsw.limit_in_bytes" };
-        self.dir_of("memory").is_some_and(|root| root.join(TOP).join(&self.node).join(file).exists())
+    pub fn container(&self, uid: &str, index: usize) -> Groups {
+        let group = |root: PathBuf| root.join(TOP).join(&self.node).join(uid).join(index.to_string());
+        match &self.layout {
+            Layout::Legacy { shown, .. } => {
+                Groups::Legacy { dirs: self.roots().into_iter().map(group).collect(), shown: shown.clone() }
+            }
+            Layout::Unified(root) => Groups::Unified { dir: group(root.clone()) },
+        }
     }
 
-    /// Path of a container's group as the runtime specification names it.
+    /// Mount points of the v1 hierarchies that containers see.
     #[must_use]
-    pub fn container_path(&self, uid: &str, index: usize) -> String {
-        format!("/{TOP}/{}/{uid}/{index}", self.node)
-    }
-
-    /// Directory of a container's group in one hierarchy, to see its processes.
-    #[must_use]
-    pub fn container_dir(&self, uid: &str, index: usize) -> PathBuf {
-        let root = self.roots().into_iter().next().unwrap_or_default();
-        root.join(TOP).join(&self.node).join(uid).join(index.to_string())
+    pub fn shown(&self) -> Vec<PathBuf> {
+        match &self.layout {
+            Layout::Legacy { shown, .. } => shown.clone(),
+            Layout::Unified(_) => Vec::new(),
+        }
     }
 
     /// Directory of a container's memory group.
@@ -151,23 +190,35 @@ impl Cgroups {
         Some(self.dir_of("memory")?.join(TOP).join(&self.node).join(uid).join(index.to_string()))
     }
 
-    /// Makes the pod's group with its limits. Safe to repeat.
+    /// Makes the pod's group and those of its containers, with their limits. Safe to repeat before the start.
     ///
     /// # Errors
     /// If a group cannot be made, or a limit not be set.
-    pub fn make_pod(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+    pub fn make_pod(&self, uid: &str, limits: &Limits, containers: &[Limits]) -> Result<(), CgroupError> {
+        let pod = Path::new(TOP).join(&self.node).join(uid);
         for root in self.roots() {
-            let pod = root.join(TOP).join(&self.node).join(uid);
-            match make(&pod) {
+            let group = root.join(&pod);
+            match make(&group) {
                 Err(CgroupError::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                     self.make_base()?;
-                    make(&pod)?;
+                    make(&group)?;
                 }
                 other => other?,
             }
-            self.pass_down(&pod)?;
+            self.pass_down(&group)?;
+            for index in 0..containers.len() {
+                let container = group.join(index.to_string());
+                make(&container)?;
+                self.pass_down_cpuset(&container)?;
+            }
         }
-        self.set_limits(uid, limits)
+        self.set_limits(&pod, limits)?;
+        for (index, limits) in containers.iter().enumerate() {
+            let container = pod.join(index.to_string());
+            self.set_limits(&container, limits)?;
+            self.set_devices(&container)?;
+        }
+        Ok(())
     }
 
     /// Ends whatever still runs in the pod's group and removes it everywhere. Ok if there is none.
@@ -218,15 +269,15 @@ impl Cgroups {
 
     fn roots(&self) -> Vec<PathBuf> {
         match &self.layout {
-            Layout::Legacy(hierarchies) => hierarchies.iter().map(|(_, root)| root.clone()).collect(),
+            Layout::Legacy { used, .. } => used.iter().map(|(_, root)| root.clone()).collect(),
             Layout::Unified(root) => vec![root.clone()],
         }
     }
 
     fn dir_of(&self, controller: &str) -> Option<PathBuf> {
         match &self.layout {
-            Layout::Legacy(hierarchies) => {
-                hierarchies.iter().find(|(own, _)| own.contains(controller)).map(|(_, root)| root.clone())
+            Layout::Legacy { used, .. } => {
+                used.iter().find(|(own, _)| own.contains(controller)).map(|(_, root)| root.clone())
             }
             Layout::Unified(root) => Some(root.clone()),
         }
@@ -273,10 +324,10 @@ impl Cgroups {
         Ok(())
     }
 
-    fn set_limits(&self, uid: &str, limits: &Limits) -> Result<(), CgroupError> {
+    fn set_limits(&self, group: &Path, limits: &Limits) -> Result<(), CgroupError> {
         let files = if self.is_unified() { unified_files(limits) } else { legacy_files(limits) };
         for LimitFile { controller, name, value, required } in files {
-            let dir = self.dir_of(controller).map(|root| root.join(TOP).join(&self.node).join(uid));
+            let dir = self.dir_of(controller).map(|root| root.join(group));
             match dir.map(|dir| dir.join(name)).filter(|file| file.exists()) {
                 Some(file) => write(&file, &value)?,
                 None if required => return Err(CgroupError::NoController { what: controller }),
@@ -284,6 +335,15 @@ impl Cgroups {
             }
         }
         Ok(())
+    }
+
+    /// Closes all devices of the machine to a container but the harmless ones. The unified hierarchy has no such file:
+    /// there, a container has no device but those that were made for it, and cannot make any.
+    fn set_devices(&self, container: &Path) -> Result<(), CgroupError> {
+        let Some(group) = self.dir_of("devices").filter(|_| !self.is_unified()) else { return Ok(()) };
+        let group = group.join(container);
+        write(&group.join("devices.deny"), "a")?;
+        DEVICES.iter().try_for_each(|device| write(&group.join("devices.allow"), device))
     }
 
     fn remove_below(&self, path: &Path) -> Result<(), CgroupError> {
@@ -342,7 +402,8 @@ fn unified_files(limits: &Limits) -> Vec<LimitFile> {
 
 /// The hierarchies in a `mountinfo`.
 fn layout_of(mountinfo: &str) -> Option<Layout> {
-    let mut legacy: Vec<(BTreeSet<String>, PathBuf)> = Vec::new();
+    let mut used: Vec<(BTreeSet<String>, PathBuf)> = Vec::new();
+    let mut shown = BTreeSet::new();
     let mut unified = None;
     for line in mountinfo.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
@@ -355,12 +416,16 @@ fn layout_of(mountinfo: &str) -> Option<Layout> {
         if kind == "cgroup" && mount_point.starts_with(CGROUP_ROOT) {
             let names = options.split(',').filter(|option| CONTROLLERS.contains(option));
             let controllers: BTreeSet<String> = names.map(str::to_owned).collect();
-            if !controllers.is_empty() && !legacy.iter().any(|(known, _)| *known == controllers) {
-                legacy.push((controllers, PathBuf::from(mount_point)));
+            if !controllers.is_empty() && !used.iter().any(|(known, _)| *known == controllers) {
+                used.push((controllers, PathBuf::from(mount_point)));
+            }
+            if options.split(',').any(|option| SHOWN_CONTROLLERS.contains(&option)) {
+                shown.insert(PathBuf::from(mount_point));
             }
         }
     }
-    unified.map(Layout::Unified).or_else(|| (!legacy.is_empty()).then_some(Layout::Legacy(legacy)))
+    let legacy = (!used.is_empty()).then(|| Layout::Legacy { used, shown: shown.into_iter().collect() });
+    unified.map(Layout::Unified).or(legacy)
 }
 
 fn enable_controllers(group: &Path) {
@@ -442,10 +507,11 @@ mod tests {
 
     #[test]
     fn hybrid_machine_is_used_by_its_legacy_hierarchies() {
-        let Some(Layout::Legacy(hierarchies)) = layout_of(HYBRID) else { panic!("not legacy") };
-        let roots: Vec<_> = hierarchies.iter().map(|(_, root)| root.to_str().unwrap()).collect();
+        let Some(Layout::Legacy { used, shown }) = layout_of(HYBRID) else { panic!("not legacy") };
+        let roots: Vec<_> = used.iter().map(|(_, root)| root.to_str().unwrap()).collect();
         assert_eq!(roots, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
-        assert!(hierarchies[0].0.contains("cpuacct"));
+        assert!(used[0].0.contains("cpuacct"));
+        assert_eq!(shown, roots.iter().map(PathBuf::from).collect::<Vec<_>>());
     }
 
     #[test]
@@ -485,13 +551,16 @@ mod tests {
         let node = format!("test-{}", std::process::id());
         let groups = Cgroups::open(&node).unwrap();
         let limits = Limits { memory_bytes: Some(32 << 20), pids: Some(7), ..Limits::default() };
-        groups.make_pod("pod", &limits).unwrap();
-        groups.make_pod("pod", &limits).unwrap();
+        let of_container = Limits { pids: Some(5), ..Limits::default() };
+        groups.make_pod("pod", &limits, &[of_container]).unwrap();
+        groups.make_pod("pod", &limits, &[of_container]).unwrap();
         assert_eq!(groups.pods(), BTreeSet::from(["pod".to_owned()]));
         let pids = groups.dir_of("pids").unwrap().join(TOP).join(&node).join("pod");
         assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap().trim(), "7");
         let below = pids.join("0");
-        fs::create_dir(&below).unwrap();
+        assert_eq!(fs::read_to_string(below.join("pids.max")).unwrap().trim(), "5");
+        let devices = groups.dir_of("devices").unwrap().join(TOP).join(&node).join("pod/0/devices.list");
+        assert_eq!(fs::read_to_string(devices).unwrap().lines().collect::<Vec<_>>(), DEVICES);
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         write(&below.join("cgroup.procs"), &child.id().to_string()).unwrap();
         groups.remove_pod("pod").unwrap();

@@ -283,7 +283,7 @@ impl PodRuntime {
                 oci_root: place.oci(),
                 owner: start.owner,
                 stop_signal: start.stop_signal,
-                group_dir: cgroups.container_dir(uid, index),
+                groups: cgroups.container(uid, index),
                 memory_dir: cgroups.memory_dir(uid, index),
             })
         };

@@ -107,10 +107,13 @@ impl PodRuntime {
     async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let (cgroups, uid, limits) =
             (self.shared.cgroups.clone(), spec.uid.clone(), Limits::of_pod(&spec.spec));
+        let containers = spec.spec.containers.iter();
+        let containers: Vec<Limits> =
+            containers.map(|own| Limits::of_container(own.resources.as_ref())).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
             let _at_work = at_work;
-            cgroups.make_pod(&uid, &limits)
+            cgroups.make_pod(&uid, &limits, &containers)
         };
         let made = blocking(work).await.map_err(fault::files)?;
         made.map_err(fault::group)
@@ -129,9 +132,8 @@ impl PodRuntime {
         let setup = ContainerSetup {
             etc_dir: place.etc(),
             namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
-            group: self.shared.cgroups.container_path(&spec.uid, index),
             hostname: etc::hostname(&spec.id),
-            machine: self.shared.machine,
+            machine: self.shared.machine.clone(),
             ..ContainerSetup::default()
         };
         let (runtime, container, logs) = (self.clone(), container.clone(), place.logs().to_owned());

@@ -6,7 +6,8 @@
 //!  what was set up┘
 //! ```
 //! *Guarantees*: the defaults are the safe ones and nothing in manifest or image changes them: capabilities of a plain
-//! service, no new privileges, kernel files hidden or read-only, a list of devices, no swap beyond the memory limit.
+//! service, no new privileges, kernel files hidden or read-only.
+//! *Not here*: limits and devices, which are the control groups' (`cgroup`).
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +15,7 @@ use images::ImageConfig;
 use model::ContainerSpec;
 use serde_json::{Value, json};
 
-use super::{
-    limits::{CPU_PERIOD_MICROS, Limits},
-    rootfs::ContainerUser,
-};
+use super::rootfs::ContainerUser;
 
 /// Where programs are looked for if the image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -64,8 +62,6 @@ pub struct ContainerSetup {
     pub etc_dir: PathBuf,
     /// Files that hold the pod's namespaces: network, ipc, uts.
     pub namespaces: (PathBuf, PathBuf, PathBuf),
-    /// Its control group, from the root of the hierarchies.
-    pub group: String,
     /// Who runs it.
     pub user: ContainerUser,
     /// Where it starts: exists.
@@ -77,12 +73,10 @@ pub struct ContainerSetup {
 }
 
 /// What this machine can do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Whether its control groups are the unified ones (v2).
-    pub unified: bool,
-    /// Whether the kernel limits swap.
-    pub swap: bool,
+    /// Mount points of the v1 control groups that containers see; none with the unified ones (v2).
+    pub cgroups_shown: Vec<PathBuf>,
     /// Most open files that a process may have.
     pub open_files_max: u64,
     /// Its processors: each may have a throttle file that is hidden.
@@ -140,12 +134,8 @@ pub fn container_spec(
                 { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
                 { "type": "network", "path": net }, { "type": "ipc", "path": ipc }, { "type": "uts", "path": uts },
             ],
-            "cgroupsPath": setup.group,
-            "resources": resources(Limits::of_container(container.resources.as_ref()), setup.machine),
-            // The pod's network namespace is its own: low ports and ping need no privilege in it.
-            "sysctl": { "net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647" },
             "maskedPaths": masked_paths(setup.machine.processors),
-            "readonlyPaths": READONLY_PATHS,
+            "readonlyPaths": readonly_paths(&setup.machine),
         },
     }))
 }
@@ -230,53 +220,10 @@ fn mounts(etc_dir: &Path) -> Value {
     ])
 }
 
-fn resources(limits: Limits, machine: Machine) -> Value {
-    let mut resources = json!({ "devices": devices() });
-    if let Some(bytes) = limits.memory_bytes {
-        resources["memory"] = json!({ "limit": bytes });
-        match machine {
-            // Swap equal to the limit would be "no limit" there: see what libcontainer writes.
-            Machine { unified: true, swap: true, .. } => {
-                resources["unified"] = json!({ "memory.swap.max": "0" })
-            }
-            Machine { swap: true, .. } => resources["memory"]["swap"] = json!(bytes),
-            Machine { swap: false, .. } => {}
-        }
-    }
-    let mut cpu = serde_json::Map::new();
-    if let Some(shares) = limits.cpu_shares {
-        cpu.insert("shares".to_owned(), json!(shares));
-    }
-    if let Some(quota) = limits.cpu_quota_micros {
-        cpu.insert("quota".to_owned(), json!(quota));
-        cpu.insert("period".to_owned(), json!(CPU_PERIOD_MICROS));
-    }
-    if !cpu.is_empty() {
-        resources["cpu"] = Value::Object(cpu);
-    }
-    if let Some(pids) = limits.pids {
-        resources["pids"] = json!({ "limit": pids });
-    }
-    resources
-}
-
-/// Nothing but what every program needs: null, zero, full, random, urandom, tty, and terminals of its own.
-fn devices() -> Value {
-    let allow = |major: u32, minor: Option<u32>| match minor {
-        Some(minor) => json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" }),
-        None => json!({ "allow": true, "type": "c", "major": major, "access": "rwm" }),
-    };
-    json!([
-        { "allow": false, "access": "rwm" },
-        allow(1, Some(3)),
-        allow(1, Some(5)),
-        allow(1, Some(7)),
-        allow(1, Some(8)),
-        allow(1, Some(9)),
-        allow(5, Some(0)),
-        allow(5, Some(2)),
-        allow(136, None),
-    ])
+/// Control groups of v1 are each mounted apart, and writable unless said otherwise here: a container that runs as root
+/// could widen its own limits.
+fn readonly_paths(machine: &Machine) -> Vec<PathBuf> {
+    READONLY_PATHS.iter().map(PathBuf::from).chain(machine.cgroups_shown.iter().cloned()).collect()
 }
 
 fn masked_paths(processors: u32) -> Vec<String> {

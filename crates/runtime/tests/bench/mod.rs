@@ -76,7 +76,8 @@ impl Bench {
         fs::create_dir_all(&pod.logs).unwrap();
         let etc = pod.dir.join("etc");
         runtime::pod::etc::write(&etc, "web", std::net::Ipv4Addr::LOCALHOST).unwrap();
-        self.groups.make_pod(&pod.uid, &Limits { pids: Some(512), ..Limits::default() }).unwrap();
+        let limits = Limits { pids: Some(512), ..Limits::default() };
+        self.groups.make_pod(&pod.uid, &limits, &vec![Limits::default(); scripts.len()]).unwrap();
         for (index, script) in scripts.iter().enumerate() {
             let dir = pod.container(index);
             make_rootfs(&dir.join("rootfs"));
@@ -84,16 +85,10 @@ impl Bench {
                 rootfs: dir.join("rootfs"),
                 etc_dir: etc.clone(),
                 namespaces: Default::default(),
-                group: self.groups.container_path(&pod.uid, index),
                 user: ContainerUser::default(),
                 working_dir: PathBuf::from("/"),
                 hostname: "web".to_owned(),
-                machine: Machine {
-                    unified: self.groups.is_unified(),
-                    swap: self.groups.limits_swap(),
-                    open_files_max: 1_024,
-                    processors: 2,
-                },
+                machine: Machine { cgroups_shown: self.groups.shown(), open_files_max: 1_024, processors: 2 },
             };
             let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
             let container = ContainerSpec { command, ..ContainerSpec::default() };
@@ -117,7 +112,7 @@ impl Bench {
                 oci_root: pod.dir.join("oci"),
                 owner: (0, 0),
                 stop_signal: 15,
-                group_dir: self.groups.container_dir(&pod.uid, index),
+                groups: self.groups.container(&pod.uid, index),
                 memory_dir: self.groups.memory_dir(&pod.uid, index),
             })
             .collect();

@@ -8,6 +8,8 @@
 //! libcontainer forks with bare system calls and changes what belongs to the whole process; here it has a process of
 //! its own with one thread, and a crash or a hang in it is that process's end and nothing else.
 //!
+//! The creator is in the container's control groups from its birth; what it uses for some milliseconds counts there.
+//!
 //! *Guarantees*: the creator ends with the shim, and holds no descriptor of the shim's but the report; `process.json` is there before the
 //! program may run; the report of a success comes after the program was executed.
 
@@ -31,8 +33,16 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{executor::ProgramExecutor, process::start_ticks, wire::ContainerOrder};
-use crate::pod::files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole};
+use super::{
+    birth::{Birth, enter, fork_into},
+    executor::ProgramExecutor,
+    process::start_ticks,
+    wire::ContainerOrder,
+};
+use crate::pod::{
+    cgroup::Groups,
+    files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole},
+};
 
 /// Names of the pipes that are a container's standard files.
 pub const STDIO: [&str; 3] = ["stdin", "stdout", "stderr"];
@@ -84,14 +94,13 @@ pub fn launch(order: &ContainerOrder, config: &LaunchConfig) -> io::Result<Launc
         make_fifo(&order.dir.join(name))?;
     }
     // SAFETY: the shim has one thread, so the child may do whatever the parent may; it never returns.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
+    match unsafe { fork_into(&order.groups) }? {
+        Birth::Child { inside } => {
             // A creator does not outlive the shim, so the next one finds all that it will ever have done.
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
-            creator(order, config, write)
+            creator(order, config, write, inside)
         }
-        pid => Ok(Launched { pid, report }),
+        Birth::Parent(pid) => Ok(Launched { pid, report }),
     }
 }
 
@@ -113,13 +122,16 @@ pub fn open_fifo(path: &Path, flags: OFlags) -> io::Result<File> {
 }
 
 /// The life of a creator.
-fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd) -> ! {
+fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd, inside: bool) -> ! {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         close_all_but(report.as_raw_fd());
         umask(Mode::WGRP | Mode::WOTH);
         unblock_signals();
         if let Some(score) = config.oom_score_adj {
             let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
+        }
+        if !inside {
+            enter(&order.groups).map_err(|error| format!("entering its control groups: {error}"))?;
         }
         create(order, config)
     }));
@@ -137,6 +149,9 @@ fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd) -> ! 
 }
 
 fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, String> {
+    if let Groups::Legacy { shown, .. } = &order.groups {
+        libcgroups::show(shown.clone());
+    }
     // A container that an earlier attempt left half created has never run anything: it makes room.
     let id = order.index.to_string();
     let _ = fs::remove_dir_all(order.oci_root.join(&id));

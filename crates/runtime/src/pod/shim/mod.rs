@@ -13,6 +13,7 @@
 //! container either: their pipes stay open in themselves, and the next shim takes them over.
 //! *Not here*: what a container consists of (`spec`), and what its end means (`mod`).
 
+mod birth;
 mod callers;
 pub mod executor;
 mod exits;

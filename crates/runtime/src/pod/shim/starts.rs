@@ -171,7 +171,9 @@ impl Shim {
         }
         if let Some(mut launch) = self.launches.remove(key) {
             self.sources.remove(&launch.token);
-            process::kill_group(&launch.order.group_dir);
+            if let Some(dir) = launch.order.groups.dir() {
+                process::kill_group(dir);
+            }
             launch.outputs.drain(&mut self.read_buffer, &mut self.batch);
             remove_pipes(&launch.order.dir);
             let exit = ExitFile {

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::pod::cgroup::Groups;
+
 /// Version of what is said here. A shim of another version is used for what is running and replaced when it is empty.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
@@ -76,8 +78,8 @@ pub struct ContainerOrder {
     pub owner: (u32, u32),
     /// Signal that asks it to end.
     pub stop_signal: i32,
-    /// Directory of one of its control groups, to find and end what a failed start leaves.
-    pub group_dir: PathBuf,
+    /// Its control groups.
+    pub groups: Groups,
     /// Directory of its memory group.
     pub memory_dir: Option<PathBuf>,
 }

@@ -1,9 +1,6 @@
 //! The specification that comes of manifest and image: rules as examples, and one whole document.
 
-use model::{
-    manifest::{EnvVar, ResourceList, Resources},
-    quantity::{Cpu, Memory},
-};
+use model::manifest::EnvVar;
 
 use super::*;
 
@@ -23,7 +20,11 @@ fn container(command: &str, args: &str) -> ContainerSpec {
 }
 
 fn machine() -> Machine {
-    Machine { unified: false, swap: true, open_files_max: 20_000, processors: 1 }
+    Machine {
+        cgroups_shown: vec![PathBuf::from("/sys/fs/cgroup/memory")],
+        open_files_max: 20_000,
+        processors: 1,
+    }
 }
 
 fn setup() -> ContainerSetup {
@@ -32,7 +33,6 @@ fn setup() -> ContainerSetup {
         rootfs: at("c/0/rootfs"),
         etc_dir: at("etc"),
         namespaces: (at("ns/net"), at("ns/ipc"), at("ns/uts")),
-        group: "/rik/node/uid/0".to_owned(),
         user: ContainerUser { uid: 101, gid: 102, groups: vec![200] },
         working_dir: PathBuf::from("/srv"),
         hostname: "web".to_owned(),
@@ -77,28 +77,14 @@ fn environment_with_a_nul_is_refused() {
 }
 
 #[test]
-fn memory_limit_leaves_no_way_out_into_swap() {
-    let limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
-    let legacy = resources(limits, machine());
-    assert_eq!((&legacy["memory"]["limit"], &legacy["memory"]["swap"]), (&json!(64 << 20), &json!(64 << 20)));
-    let unified = resources(limits, Machine { unified: true, ..machine() });
-    assert_eq!(unified["unified"]["memory.swap.max"], "0");
-    assert_eq!(unified["memory"].get("swap"), None);
-    let without = resources(limits, Machine { swap: false, ..machine() });
-    assert_eq!((without["memory"].get("swap"), without.get("unified")), (None, None));
-}
-
-#[test]
 fn whole_specification_is_understood_by_libcontainer() {
-    let limits = ResourceList { cpu: Some(Cpu(500)), memory: Some(Memory(32 << 20)), pids: Some(20) };
-    let container = ContainerSpec {
-        resources: Some(Resources { requests: None, limits: Some(limits) }),
-        ..container("/bin/sh -c", "true")
-    };
-    let value = container_spec(&container, &image("entry", "cmd"), &setup()).unwrap();
+    let value = container_spec(&container("/bin/sh -c", "true"), &image("entry", "cmd"), &setup()).unwrap();
     let spec: oci_spec::runtime::Spec = serde_json::from_value(value.clone()).unwrap();
     let linux = spec.linux().as_ref().unwrap();
-    assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/rik/node/uid/0")));
+    assert_eq!(
+        linux.readonly_paths().as_ref().and_then(|paths| paths.last()).map(String::as_str),
+        Some("/sys/fs/cgroup/memory")
+    );
     let process = spec.process().as_ref().unwrap();
     assert_eq!((process.user().uid(), process.no_new_privileges()), (101, Some(true)));
     let capabilities = process.capabilities().as_ref().unwrap();
