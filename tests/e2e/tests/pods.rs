@@ -181,6 +181,27 @@ fn container_learns_nothing_of_the_machine_and_steers_nothing() {
     });
 }
 
+#[test]
+fn container_reads_its_limits_and_cannot_widen_them() {
+    story(|lab| {
+        let api = lab.cluster();
+        // By cgroup v1 and v2.
+        let look = "for f in memory/memory.limit_in_bytes memory.max pids/pids.max pids.max; do \
+             f=/sys/fs/cgroup/$f; [ -e $f ] || continue; busybox cat $f; (echo 1000000000 > $f) 2> /dev/null && echo $f; \
+             busybox cat $f; done; \
+             (busybox mknod /tmp/disk b 254 0 && busybox head -c 1 /tmp/disk) 2> /dev/null && echo disk; \
+             echo end; busybox sleep 600";
+        let mut limited = shell("main", look);
+        limited["resources"] = json!({ "limits": { "memory": "64Mi", "pids": 40 } });
+        api.run(&pod("limited", &[limited]));
+        let log = wait_until(SHORT, "the container's words", || {
+            let log = lab.rikctl(&["logs", "limited"]).stdout;
+            if log.ends_with("end\n") { Ok(log) } else { Err(log) }
+        });
+        assert_eq!(log, "67108864\n67108864\n40\n40\nend\n");
+    });
+}
+
 /// C-26: a hundred containers later, the riklet holds no more descriptors than before.
 #[test]
 fn c26_riklet_holds_no_descriptor_of_containers_that_are_gone() {
