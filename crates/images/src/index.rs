@@ -1,4 +1,5 @@
-//! The list of images on disk: one JSON file, replaced whole, written only after everything it names is on disk.
+//! The list of images on disk: one JSON file, replaced whole. What it names is on disk, or marked with the boot of the
+//! machine in which it is on its way there.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -40,6 +41,9 @@ pub(crate) struct ManifestRecord {
     pub(crate) config: Digest,
     /// DiffIDs, lowest first.
     pub(crate) layers: Vec<Digest>,
+    /// The machine's boot in which it arrived, until all of it is known to be on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +132,9 @@ mod tests {
             index.names.insert(name.to_owned(), record);
             let layers: Vec<Digest> = layers.iter().map(|layer| digest(layer)).collect();
             index.layers.extend(layers.iter().map(|layer| (*layer, LayerRecord { bytes: 5 })));
-            index.manifests.insert(digest(manifest), ManifestRecord { config: digest("c"), layers });
+            index
+                .manifests
+                .insert(digest(manifest), ManifestRecord { config: digest("c"), layers, boot: None });
         }
         index
     }

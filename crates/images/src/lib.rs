@@ -29,6 +29,7 @@ mod pull;
 mod reference;
 mod registry;
 mod removal;
+mod settling;
 mod snapshot;
 mod spool;
 mod store;

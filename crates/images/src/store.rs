@@ -8,9 +8,9 @@
 //! root/leases/         which root filesystems stand on which image
 //! root/tmp/            whatever is not complete; emptied when the store is opened
 //! ```
-//! A layer is unpacked in `tmp`, renamed into `layers`, and counts only once the list names it. Before the list is
-//! written, one `syncfs` puts all of the image on disk; layers that the list does not name are removed at open. So
-//! neither a crash nor a power loss leaves a half layer that looks whole.
+//! A layer is unpacked in `tmp`, renamed into `layers`, and counts only once the list names it; layers that the list
+//! does not name are removed at open. An image is put on disk while it is in use already (`settling`). So neither a
+//! crash nor a power loss leaves a half layer that looks whole.
 //!
 //! Compressed layers are not kept: nothing needs them once they are unpacked, and an export can pack them anew.
 //!
@@ -24,8 +24,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, syncfs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
@@ -36,9 +37,15 @@ use crate::limits::LAYERS_AT_ONCE_TOTAL;
 use crate::pull::{ImageFlights, LayerFlights};
 use crate::registry::Registry;
 use crate::removal::{Bin, remove_tree};
+use crate::settling;
 use crate::snapshot::Leases;
 use crate::unpack::OPAQUE;
 use crate::{Digest, Reference, RegistryConfig};
+
+/// How long another holder of the lock may take to let go: one that is ending may still be writing the list.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// Pause between two tries to take it.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The images of a node. Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -50,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     root_fd: OwnedFd,
     _lock: OwnedFd,
+    /// This boot of the machine.
+    boot: String,
     pub(crate) config: RegistryConfig,
     pub(crate) registry: Registry,
     pub(crate) image_flights: ImageFlights,
@@ -103,7 +112,8 @@ impl ImageStore {
             .map_err(|fault| StoreError::io("open", &root)(fault.into()))?;
         let temporary = root.join("tmp");
         Bin::open(&temporary).and_then(|mut bin| bin.empty()).map_err(StoreError::io("clear", &temporary))?;
-        let (index, images) = read_images(&root)?;
+        let boot = settling::boot_id().map_err(StoreError::io("tell the machine's boot from", &root))?;
+        let (index, images) = read_images(&root, &boot)?;
         let state = State {
             leases: Leases::read(&root.join("leases"))?,
             index,
@@ -116,6 +126,7 @@ impl ImageStore {
             root,
             root_fd,
             _lock: lock,
+            boot,
             config,
             registry,
             image_flights: ImageFlights::default(),
@@ -125,7 +136,10 @@ impl ImageStore {
             writing: Mutex::new(()),
             next_temporary: AtomicU64::new(0),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        // Those of an earlier process of this boot.
+        settling::begin(&inner);
+        Ok(Self { inner })
     }
 
     /// The image of that name or digest, if it is here. Asks no registry.
@@ -220,8 +234,35 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts an image on the list. Blocks for the disk.
-    pub(crate) fn commit(&self, arrival: Arrival) -> Result<Arc<Image>, StoreError> {
+    /// The directory of the store.
+    pub(crate) fn root_fd(&self) -> &OwnedFd {
+        &self.root_fd
+    }
+
+    /// Images that are not known to be on disk.
+    pub(crate) fn unsettled(&self) -> Vec<Digest> {
+        let state = self.state();
+        let marked = state.index.manifests.iter().filter(|(_, manifest)| manifest.boot.is_some());
+        marked.map(|(digest, _)| *digest).collect()
+    }
+
+    /// These images are on disk now.
+    pub(crate) fn settled(&self, manifests: &[Digest]) -> Result<(), StoreError> {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.state().index.clone();
+        for digest in manifests {
+            if let Some(manifest) = index.manifests.get_mut(digest) {
+                manifest.boot = None;
+            }
+        }
+        index.write(&self.root.join("images/index.json"))?;
+        self.state().index = index;
+        drop(writing);
+        Ok(())
+    }
+
+    /// Puts an image on the list, and has it put on disk.
+    pub(crate) fn commit(self: &Arc<Self>, arrival: Arrival) -> Result<Arc<Image>, StoreError> {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let manifest = Digest::of(&arrival.manifest);
         let config = Digest::of(&arrival.config_bytes);
@@ -229,14 +270,17 @@ impl Inner {
             let path = blob_path(&self.root, digest);
             write_whole(&path, bytes, false).map_err(StoreError::io("write", path))?;
         }
-        syncfs(&self.root_fd).map_err(|fault| StoreError::io("sync", &self.root)(fault.into()))?;
         let mut index = self.state().index.clone();
         for diff_id in &arrival.config.diff_ids {
             let bytes = self.layer_bytes(*diff_id).unwrap_or_default();
             index.layers.insert(*diff_id, LayerRecord { bytes });
         }
-        let record = ManifestRecord { config, layers: arrival.config.diff_ids.clone() };
-        index.manifests.insert(manifest, record);
+        // What is here under another name may be on disk already.
+        index.manifests.entry(manifest).or_insert_with(|| ManifestRecord {
+            config,
+            layers: arrival.config.diff_ids.clone(),
+            boot: Some(self.boot.clone()),
+        });
         let name = NameRecord { digest: arrival.digest, manifest, pulled: jiff::Timestamp::now() };
         index.names.insert(arrival.reference.to_string(), name.clone());
         let image = Arc::new(describe(&self.root, arrival.reference, &name, arrival.config, &index));
@@ -245,7 +289,9 @@ impl Inner {
         state.loose.retain(|diff_id, _| !index.layers.contains_key(diff_id));
         state.index = index;
         state.images.insert(image.reference.to_string(), Arc::clone(&image));
+        drop(state);
         drop(writing);
+        settling::begin(self);
         Ok(image)
     }
 
@@ -363,10 +409,14 @@ fn take_lock(root: &Path) -> Result<OwnedFd, StoreError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = open(&path, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|fault| StoreError::io("open", &path)(fault.into()))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { path: root.to_owned() }),
-        Err(fault) => Err(StoreError::io("lock", path)(fault.into())),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked { path: root.to_owned() }),
+            Err(fault) => return Err(StoreError::io("lock", path)(fault.into())),
+        }
     }
 }
 
@@ -379,12 +429,12 @@ fn blob_path(root: &Path, digest: Digest) -> PathBuf {
 }
 
 /// Reads the list and every image on it. An image with something missing is left out, and said so.
-fn read_images(root: &Path) -> Result<(Index, BTreeMap<String, Arc<Image>>), StoreError> {
+fn read_images(root: &Path, boot: &str) -> Result<(Index, BTreeMap<String, Arc<Image>>), StoreError> {
     let path = root.join("images/index.json");
     let mut index = Index::read(&path)?;
     let mut images = BTreeMap::new();
     for (name, record) in &index.names {
-        match read_image(root, name, record, &index) {
+        match read_image(root, name, record, &index, boot) {
             Ok(image) => {
                 images.insert(name.clone(), Arc::new(image));
             }
@@ -399,9 +449,18 @@ fn read_images(root: &Path) -> Result<(Index, BTreeMap<String, Arc<Image>>), Sto
     Ok((index, images))
 }
 
-fn read_image(root: &Path, name: &str, record: &NameRecord, index: &Index) -> Result<Image, String> {
+fn read_image(
+    root: &Path,
+    name: &str,
+    record: &NameRecord,
+    index: &Index,
+    boot: &str,
+) -> Result<Image, String> {
     let reference: Reference = name.parse().map_err(|fault: crate::ReferenceError| fault.to_string())?;
     let manifest = index.manifests.get(&record.manifest).ok_or("its manifest is not on the list")?;
+    if manifest.boot.as_ref().is_some_and(|arrived| arrived != boot) {
+        return Err("the machine went down before all of it was on disk".to_owned());
+    }
     for diff_id in &manifest.layers {
         if !layer_path(root, *diff_id).is_dir() || !index.layers.contains_key(diff_id) {
             return Err(format!("layer {diff_id} is missing"));

@@ -6,7 +6,7 @@ use images::{ImageStore, RegistryConfig, RemoveError, StoreError};
 use crate::support::picture::{Layer, Packing, Picture};
 use crate::support::rawtar::Member;
 use crate::support::site::{Shelf, Site};
-use crate::support::{Lab, Scratch, name, names_in, soon, text};
+use crate::support::{Lab, PATIENCE, Scratch, name, names_in, soon, text};
 
 fn packed(reference: &str, content: &str) -> std::io::Cursor<Vec<u8>> {
     let file = PackFile { path: "bin/hello".to_owned(), mode: 0o755, bytes: content.as_bytes().to_vec() };
@@ -72,6 +72,62 @@ async fn an_image_that_lost_a_layer_is_left_out_and_can_be_had_again() {
     assert_eq!(store.get(&reference), None);
     let again = soon(store.ensure(&reference)).await.unwrap();
     assert_eq!(std::fs::read_to_string(again.layers[0].join("file")).unwrap(), "x");
+}
+
+/// The list on disk, as soon as it says that everything is there.
+fn settled_list(lab: &Lab) -> serde_json::Value {
+    let path = lab.root().join("images/index.json");
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let list: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let manifests = list["manifests"].as_object().unwrap();
+        if manifests.values().all(|manifest| manifest.get("boot").is_none()) {
+            return list;
+        }
+        assert!(std::time::Instant::now() < until, "never on disk: {list}");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_was_not_on_disk_when_the_machine_went_down_is_pulled_again() {
+    let site = Site::of(Shelf::with(&Picture::simple("x"), "app", "1")).await;
+    let lab = Lab::new();
+    let reference = site.reference("app:1");
+    soon(lab.store.load(packed("hello:1", "hi"))).await.unwrap();
+    soon(lab.store.ensure(&reference)).await.unwrap();
+    let mut list = settled_list(&lab);
+    let Lab { scratch, store } = lab;
+    drop(store);
+    let root = scratch.path().join("store");
+    // As a power loss between pull and disk would have left it.
+    let manifest = list["names"][reference.to_string()]["manifest"].as_str().unwrap().to_owned();
+    list["manifests"][&manifest]["boot"] = "another boot".into();
+    std::fs::write(root.join("images/index.json"), list.to_string()).unwrap();
+    let store = ImageStore::open(&root, RegistryConfig::default()).unwrap();
+    assert_eq!(store.get(&reference), None);
+    assert!(store.get(&name("hello:1")).is_some());
+    assert_eq!(names_in(&root.join("layers")).len(), 1);
+    let again = soon(store.ensure(&reference)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(again.layers[0].join("file")).unwrap(), "x");
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_on_disk_yet_outlives_the_process() {
+    let lab = Lab::new();
+    soon(lab.store.load(packed("hello:1", "hi"))).await.unwrap();
+    let mut list = settled_list(&lab);
+    let Lab { scratch, store } = lab;
+    drop(store);
+    // As a crash of the process between pull and disk would have left it.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for manifest in list["manifests"].as_object_mut().unwrap().values_mut() {
+        manifest["boot"] = boot.trim().into();
+    }
+    std::fs::write(scratch.path().join("store/images/index.json"), list.to_string()).unwrap();
+    let store = ImageStore::open(&scratch.path().join("store"), RegistryConfig::default()).unwrap();
+    assert!(store.get(&name("hello:1")).is_some());
+    settled_list(&Lab { scratch, store });
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ pub(super) fn measure(lab: &mut Lab, quick: bool, report: &mut Report) -> Result
         peer: format!("{:.2} s (best {:.2})", theirs.median() / 1e3, theirs.minimum() / 1e3),
         verdict: Verdict::of(ratio >= REACH),
     });
-    report.note(&format!("Of {rounds} pulls each, in turns, from a registry on loopback, with an empty store each time. RIK has the image safely on disk at the end (syncfs), the peers do not wait for the disk."));
+    report.note(&format!("Of {rounds} pulls each, in turns, from a registry on loopback, with an empty store each time. Neither waits for the disk: RIK has it put the image there afterwards, and pulls it again if the machine goes down before."));
     Ok(())
 }
 
