@@ -165,3 +165,43 @@ impl CgroupManager for AnyCgroupManager {
         Err(NotOurs("list the processes of a container"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_already_succeeds_and_what_is_not_to_be_had_is_an_error() {
+        let config = CgroupConfig {
+            cgroup_path: PathBuf::from("/anything"),
+            systemd_cgroup: false,
+            container_name: "c".to_owned(),
+        };
+        let Ok(manager) = create_cgroup_manager(config);
+        let resources = LinuxResources::default();
+        let options = ControllerOpt {
+            resources: &resources,
+            oom_score_adj: None,
+            disable_oom_killer: false,
+            freezer_state: None,
+        };
+        assert_eq!(
+            (manager.add_task(Pid::this()), manager.apply(&options), manager.remove()),
+            (Ok(()), Ok(()), Ok(()))
+        );
+        assert!(manager.freeze(FreezerState::Frozen).is_err());
+        assert!(manager.stats().is_err());
+        assert!(manager.get_all_pids().is_err());
+    }
+
+    #[test]
+    fn container_sees_the_hierarchies_that_it_was_said_to_see() {
+        assert_eq!(get_cgroup_setup(), Ok(CgroupSetup::Unified));
+        crate::show(vec![PathBuf::from("/sys/fs/cgroup/memory")]);
+        assert_eq!(get_cgroup_setup(), Ok(CgroupSetup::Legacy));
+        assert_eq!(
+            crate::v1::util::list_subsystem_mount_points(),
+            Ok(vec![PathBuf::from("/sys/fs/cgroup/memory")])
+        );
+    }
+}
