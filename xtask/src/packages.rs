@@ -3,6 +3,7 @@
 //! A need is met when its program is found, however it came there. What is missing is named with its reason before
 //! anything is installed, and only that is installed.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -138,6 +139,7 @@ impl Need {
 }
 
 /// The two families of distributions whose names are known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     Debian,
     Fedora,
@@ -145,25 +147,46 @@ enum Family {
 
 impl Family {
     fn of_this_machine() -> Result<Self> {
-        if paths::find_program("apt-get").is_some() {
-            Ok(Self::Debian)
-        } else if paths::find_program("dnf").is_some() {
-            Ok(Self::Fedora)
-        } else {
-            bail!(
-                "neither apt-get nor dnf is here: install the programs named in xtask/src/packages.rs by hand"
-            )
+        let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        match Self::named(&os_release) {
+            Some(family) if paths::find_program(family.installer()).is_some() => Ok(family),
+            _ => bail!(
+                "this is neither of Debian's family nor of Fedora's: install the programs named in \
+                 xtask/src/packages.rs by hand"
+            ),
         }
     }
 
-    const fn package(&self, need: &Need) -> &'static str {
+    /// The family that an `os-release` file tells: by its own name, or by what it says it is like.
+    fn named(os_release: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = os_release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+        };
+        let (id, like) = (field("ID"), field("ID_LIKE"));
+        std::iter::once(id.as_str()).chain(like.split_whitespace()).find_map(|name| match name {
+            "debian" | "ubuntu" => Some(Self::Debian),
+            "fedora" | "rhel" => Some(Self::Fedora),
+            _ => None,
+        })
+    }
+
+    /// The program that installs packages.
+    const fn installer(self) -> &'static str {
+        match self {
+            Self::Debian => "apt-get",
+            Self::Fedora => "dnf",
+        }
+    }
+
+    const fn package(self, need: &Need) -> &'static str {
         match self {
             Self::Debian => need.debian,
             Self::Fedora => need.fedora,
         }
     }
 
-    fn install(&self, packages: &[&str]) -> Result<()> {
+    fn install(self, packages: &[&str]) -> Result<()> {
         let title = format!("install {}", packages.join(" "));
         match self {
             Self::Debian => {
@@ -173,12 +196,46 @@ impl Family {
                 step::run(&title, command.arg("--no-install-recommends").args(packages))
             }
             Self::Fedora => {
-                let mut command = root::command("dnf");
+                let mut command = root::command(self.installer());
                 step::run(
                     &title,
                     command.args(["install", "-y", "--setopt=install_weak_deps=False"]).args(packages),
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn family_is_told_by_name_or_by_likeness() {
+        let debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n";
+        let mint = "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";
+        let fedora = "NAME=\"Fedora Linux\"\nVERSION_ID=42\nID=fedora\nPLATFORM_ID=\"platform:f42\"\n";
+        let rocky = "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n";
+        assert_eq!([debian, mint].map(Family::named), [Some(Family::Debian); 2]);
+        assert_eq!([fedora, rocky].map(Family::named), [Some(Family::Fedora); 2]);
+        assert_eq!(["ID=arch\n", "", "VERSION_ID=debian\n"].map(Family::named), [None; 3]);
+    }
+
+    #[test]
+    fn names_of_packages_are_those_of_the_family() {
+        let names = |family: Family| {
+            let needs = FOR_TEST.iter().chain(FOR_BENCH);
+            needs.map(|need| family.package(need)).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            names(Family::Debian),
+            "iptables iptables nftables iproute2 util-linux docker-registry skopeo busybox-static runc sqlite3 \
+             curl umoci strace"
+        );
+        assert_eq!(
+            names(Family::Fedora),
+            "iptables-nft iptables-legacy nftables iproute util-linux docker-distribution skopeo busybox runc \
+             sqlite curl umoci strace"
+        );
     }
 }

@@ -119,8 +119,8 @@ impl Stage {
         let mut command = Command::new("cargo");
         command.args(["nextest", "run", "--color=never", "--profile", profile]).args(selection);
         command.current_dir(paths::workspace());
-        if !root::is_root() {
-            // The tests run as root; what cargo builds stays the user's.
+        if self.touches_the_machine() && !root::is_root() {
+            // These tests run as root; what cargo builds stays the user's.
             let triple =
                 format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
             command.env(triple, "sudo --preserve-env --non-interactive --");

@@ -62,6 +62,7 @@ fn run_stages(stages: &[Stage]) -> Result<Vec<Outcome>> {
         outcomes.push(stage.run()?);
     }
     if let Some(before) = before {
+        root::give_back(&paths::target())?;
         outcomes.push(nothing_left_behind(&before, &programs)?);
     }
     Ok(outcomes)

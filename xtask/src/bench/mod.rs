@@ -96,6 +96,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<ExitCode> {
         }
         measured.push((row, report));
     }
+    root::give_back(&paths::target())?;
     print!("{}\n{}", report::for_terminal(&measured), machine.sentence());
     if options.write {
         page::write(&machine, &measured).context("failed to write the page")?;
