@@ -87,9 +87,86 @@ fn container_that_ended_while_no_shim_was_there_is_found_ended() {
     bench.kill(container);
     bench.begin_shim();
     let exit = bench.wait_for_exit(&pod, 0);
-    assert_eq!((exit.code, exit.signal), (None, None));
+    // Known as long as nobody has reaped it.
+    assert!(matches!((exit.code, exit.signal), (None, Some(9) | None)), "{exit:?}");
     assert_eq!(read_log(&pod.log(0)), ["stdout F begun"]);
     assert_eq!(bench.caller().ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn shim_becomes_another_program_and_keeps_its_children_their_codes_and_their_lines() {
+    const UPGRADES: usize = 6;
+    let bench = Bench::new();
+    bench.begin_shim();
+    let script = "trap 'exit 5' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.01; done";
+    let steady = bench.pod(&[script]);
+    let mut caller = bench.caller();
+    assert_eq!(caller.ask(bench.start(&steady)), Answer::Started);
+    let Answer::Version { pid, .. } = caller.ask(Request::Version) else { panic!("no version") };
+    let container = bench.process(&steady, 0).pid;
+    let mut brief = Vec::new();
+    for number in 0..UPGRADES {
+        // It ends at about the time at which the shim is neither the one program nor the other.
+        let pod = bench.pod(&[&format!("sleep 0.0{number}; exit {}", 10 + number)]);
+        assert_eq!(bench.caller().ask(bench.start(&pod)), Answer::Started);
+        brief.push(pod);
+        let program = bench.copy_program(&format!("program-{number}"));
+        bench.upgrade(&program).unwrap();
+        // The socket was there all the time.
+        let Answer::Version { pid: now, .. } = bench.caller().ask(Request::Version) else {
+            panic!("no version")
+        };
+        assert_eq!(now, pid, "another process");
+        assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+        assert_eq!(bench.try_begin_shim().code(), Some(3), "the lock was let go");
+    }
+    for (number, pod) in brief.iter().enumerate() {
+        let code = i32::try_from(10 + number).unwrap();
+        assert_eq!(bench.wait_for_exit(pod, 0).code, Some(code));
+    }
+    let before = read_log(&steady.log(0)).len();
+    bench.wait_until("it logs again", Duration::from_secs(20), || {
+        read_log(&steady.log(0)).len() > before + 10
+    });
+    let lines: Vec<String> = read_log(&steady.log(0));
+    let expected: Vec<String> = (1..=lines.len()).map(|n| format!("stdout F line {n}")).collect();
+    assert_eq!(lines, expected, "lines were lost or torn");
+    assert_eq!(bench.process(&steady, 0).pid, container);
+    let mut caller = bench.caller();
+    let signal = Request::Signal { pod: steady.uid.clone(), signal: 15 };
+    assert_eq!(caller.ask(signal), Answer::Signalled { running: 1, hearing: 1 });
+    assert_eq!(bench.wait_for_exit(&steady, 0).code, Some(5), "its own child's code is always known");
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
+}
+
+#[test]
+fn shim_that_cannot_become_another_program_goes_on_as_before() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    bench.begin_shim();
+    let pod = bench.pod(&["echo begun; trap 'exit 5' TERM; while :; do sleep 0.01; done"]);
+    assert_eq!(bench.caller().ask(bench.start(&pod)), Answer::Started);
+    bench.wait_until("it logs", Duration::from_secs(20), || !read_log(&pod.log(0)).is_empty());
+    let program = bench.copy_program("gone");
+    // The caller runs, and its file can no longer be executed.
+    let caller = program.clone();
+    let socket = bench.socket();
+    let mut asking = std::process::Command::new("/bin/sh");
+    asking.arg("-c").arg("exec \"$0\" upgrade \"$1\"").arg(&caller).arg(&socket);
+    let hold = bench.hold_shim();
+    let asked = asking.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    bench.wait_until("the caller runs", Duration::from_secs(20), || {
+        std::fs::read_link(format!("/proc/{}/exe", asked.id())).is_ok_and(|path| path == program)
+    });
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o600)).unwrap();
+    drop(hold);
+    let output = asked.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("executing the caller's program"), "{said}");
+    let mut caller = bench.caller();
+    caller.ask(Request::Signal { pod: pod.uid.clone(), signal: 15 });
+    assert_eq!(bench.wait_for_exit(&pod, 0).code, Some(5));
+    assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
 }
 
 #[test]

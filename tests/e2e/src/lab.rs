@@ -179,11 +179,20 @@ impl Lab {
     /// Starts the riklet of a node, with its state of before, if it has any.
     #[track_caller]
     pub fn start_node(&mut self, name: &str) {
+        self.start_node_as(name, &programs::built("riklet"));
+    }
+
+    /// As [`Self::start_node`], with another riklet than the one that was built.
+    ///
+    /// # Panics
+    /// As it does.
+    #[track_caller]
+    pub fn start_node_as(&mut self, name: &str, program: &Path) {
         let node = self
             .nodes
             .entry(name.to_owned())
             .or_insert_with(|| Node { host: Host::here(), labels: format!("node={name}") });
-        let mut command = riklet(&node.host, name);
+        let mut command = riklet(&node.host, name, program);
         command.args(["--labels", &node.labels]);
         self.start(name, &mut command);
     }
@@ -293,9 +302,9 @@ pub fn home() -> PathBuf {
 
 /// The riklet of a node, without labels.
 #[must_use]
-pub fn riklet(host: &Host, name: &str) -> Command {
+pub fn riklet(host: &Host, name: &str, program: &Path) -> Command {
     let state = Lab::node_state(name);
-    let mut command = host.command(programs::built("riklet"));
+    let mut command = host.command(program);
     command
         .args(["--master-ip", &format!("{}:4995", network::HOST_ADDRESS), "--node-name", name])
         .arg("--state-dir")

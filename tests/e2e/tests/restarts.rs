@@ -7,6 +7,7 @@ use e2e::lab::NODE;
 use e2e::ledger::Ledger;
 use e2e::manifest::{script, sleeper, web};
 use e2e::{Api, LONG, Lab, SHORT, probe, story, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How many containers run through every restart.
 const COUNT: u32 = 10;
@@ -56,6 +57,29 @@ fn c29_riklet_killed_keeps_its_containers() {
         lab.kill(NODE);
         lab.start_node(NODE);
         assert_unharmed(api, &before, "newcomer");
+    });
+}
+
+/// An upgrade of a node: the shim becomes the new program, and no container notices.
+#[test]
+fn riklet_of_another_build_takes_the_shim_along() {
+    story(|lab| {
+        let (api, before) = ten_containers(lab);
+        let (id, (pid, _)) = before.iter().next().expect("there are ten");
+        let shim: u32 = probe::status(*pid, "PPid").parse().expect("a number");
+        let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).expect("the process exists");
+        assert_eq!(program(shim), e2e::programs::built("riklet"));
+        lab.kill(NODE);
+        let newer = Lab::root().join("riklet-of-another-build");
+        std::fs::copy(e2e::programs::built("riklet"), &newer).expect("there is room");
+        lab.start_node_as(NODE, &newer);
+        assert_unharmed(api, &before, "newcomer");
+        assert_eq!(program(shim), newer, "the same process, another program");
+        // Each is the shim's child still: so the code is the kernel's word.
+        let pid = Pid::from_raw(pid.cast_signed()).expect("a number of a process");
+        kill_process(pid, Signal::KILL).expect("the process runs");
+        let ended = api.wait_status(id, "Failed");
+        assert_eq!(ended["exitCode"], 137, "{ended}");
     });
 }
 

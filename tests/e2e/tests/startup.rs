@@ -117,7 +117,7 @@ fn second_riklet_on_the_same_state_says_who_is_there() {
     story(|lab| {
         lab.cluster();
         let first = lab.daemon(NODE).pid();
-        let said = rikctl::say(&mut lab::riklet(&Host::here(), NODE));
+        let said = rikctl::say(&mut lab::riklet(&Host::here(), NODE, &e2e::programs::built("riklet")));
         assert_ne!(said.code, 0);
         assert!(said.stderr.contains(&first.to_string()), "{}", said.stderr);
         lab.api().wait_node(NODE, "Ready");

@@ -5,13 +5,15 @@
 //!      ▲                             │ news of a pod; after a lost connection: of all pods
 //!      └───────────── News ◀─────────┘
 //! ```
+//! A shim that runs another program file than this process is asked to become this one (`shim::upgrade`).
+//!
 //! *Guarantees*: a lost shim is replaced at once, and the new one has taken over the containers before it answers. A
 //! call whose reply was lost fails with [`LinkError::Lost`]; whoever called looks at the files again.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -57,10 +59,24 @@ pub struct ShimCommand {
     pub args: Vec<String>,
 }
 
+/// This very program, also if its file has been replaced since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 impl Default for ShimCommand {
-    /// This very program, as `shim`: also if its file has been replaced since.
+    /// This very program, as `shim`.
     fn default() -> Self {
-        Self { program: PathBuf::from("/proc/self/exe"), args: vec!["shim".to_owned()] }
+        Self { program: PathBuf::from(OWN_PROGRAM), args: vec!["shim".to_owned()] }
+    }
+}
+
+impl ShimCommand {
+    /// Whether the shim should be this very program and is another one: an older, or a newer.
+    fn is_other_program(&self, shim: i32) -> bool {
+        let file = |path: &str| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        match (file(OWN_PROGRAM), file(&format!("/proc/{shim}/exe"))) {
+            (Some(own), Some(its)) => self.program == Path::new(OWN_PROGRAM) && own != its,
+            _ => false,
+        }
     }
 }
 
@@ -264,9 +280,10 @@ async fn serve(stream: UnixStream, asked: &mut mpsc::Receiver<Asked>, news: &New
     }
 }
 
-/// A connection to a shim of our version that tells us its news.
+/// A connection to a shim of our version that tells us its news. One that is another program becomes ours first.
 async fn reach(config: &LinkConfig) -> Result<UnixStream, LinkError> {
     let mut begun = false;
+    let mut upgraded = false;
     loop {
         let mut stream = match connect(&config.dir).await {
             Ok(stream) => stream,
@@ -277,17 +294,28 @@ async fn reach(config: &LinkConfig) -> Result<UnixStream, LinkError> {
             }
             Err(source) => return Err(LinkError::Connect { socket: config.dir.join(SOCKET), source }),
         };
-        match ask_alone(&mut stream, Request::Version).await? {
-            Answer::Version { protocol: PROTOCOL, pid } => {
-                if let Err(error) = config.cgroups.enter_shim(pid) {
-                    tracing::warn!(%error, "the shim stays in the control group of this process");
+        let Answer::Version { protocol, pid } = ask_alone(&mut stream, Request::Version).await? else {
+            return Err(LinkError::Lost);
+        };
+        if !upgraded && config.command.is_other_program(pid) {
+            upgraded = true;
+            match ask_alone(&mut stream, Request::Upgrade).await {
+                // It has become this program, or never heard the word: it will say who it is now.
+                Err(LinkError::Lost) => continue,
+                Err(error) => return Err(error),
+                Ok(answer) => {
+                    tracing::warn!(?answer, "the shim goes on as the program that it was begun with")
                 }
             }
-            Answer::Version { protocol, .. } => match ask_alone(&mut stream, Request::Shutdown).await? {
+        }
+        if protocol != PROTOCOL {
+            match ask_alone(&mut stream, Request::Shutdown).await? {
                 Answer::Done if !begun => continue,
                 _ => return Err(LinkError::OtherVersion { found: protocol }),
-            },
-            _ => return Err(LinkError::Lost),
+            }
+        }
+        if let Err(error) = config.cgroups.enter_shim(pid) {
+            tracing::warn!(%error, "the shim stays in the control group of this process");
         }
         ask_alone(&mut stream, Request::Subscribe).await?;
         return Ok(stream);
@@ -296,6 +324,8 @@ async fn reach(config: &LinkConfig) -> Result<UnixStream, LinkError> {
 
 /// One call on a connection that nobody else uses and that has no news yet.
 async fn ask_alone(stream: &mut UnixStream, request: Request) -> Result<Answer, LinkError> {
+    // An upgrade waits for the starts that are under way.
+    let deadline = if request == Request::Upgrade { START_DEADLINE } else { CALL_DEADLINE };
     let talk = async {
         let frame = encode(&Call { id: 0, request }).map_err(|_| LinkError::Lost)?;
         stream.write_all(&frame).await.map_err(|_| LinkError::Lost)?;
@@ -312,8 +342,8 @@ async fn ask_alone(stream: &mut UnixStream, request: Request) -> Result<Answer, 
             }
         }
     };
-    let late = |_| LinkError::Late { seconds: CALL_DEADLINE.as_secs() };
-    timeout(CALL_DEADLINE, talk).await.map_err(late)?
+    let late = |_| LinkError::Late { seconds: deadline.as_secs() };
+    timeout(deadline, talk).await.map_err(late)?
 }
 
 async fn connect(dir: &Path) -> io::Result<UnixStream> {

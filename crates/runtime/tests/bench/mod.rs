@@ -59,6 +59,36 @@ impl Bench {
         assert!(status.success(), "{status}: {}", self.shim_log());
     }
 
+    /// A copy of the shim's program: another file with the same content.
+    pub fn copy_program(&self, name: &str) -> PathBuf {
+        let copy = self.state.path().join(name);
+        fs::copy(env!("CARGO_BIN_EXE_shim-for-tests"), &copy).unwrap();
+        copy
+    }
+
+    /// Has the shim become `program`. What it said if it did not.
+    pub fn upgrade(&self, program: &Path) -> Result<(), String> {
+        let mut asking = Command::new(program);
+        let output = asking.arg("upgrade").arg(self.state.path().join("shim/control.sock")).output().unwrap();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.state.path().join("shim/control.sock")
+    }
+
+    /// Stops the shim until the value is dropped, so that nothing it is asked is heard before.
+    pub fn hold_shim(&self) -> Held {
+        let Answer::Version { pid, .. } = self.caller().ask(Request::Version) else { panic!("no version") };
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        Held(pid)
+    }
+
     pub fn shim_log(&self) -> String {
         fs::read_to_string(self.state.path().join("shim/shim.log")).unwrap_or_default()
     }
@@ -174,6 +204,15 @@ impl Drop for Bench {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+}
+
+/// A shim that was stopped.
+pub struct Held(rustix::process::Pid);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 

@@ -82,6 +82,11 @@ impl Shim {
                 Ok(()) => return,
                 Err(why) => Answer::Refused { why },
             },
+            Request::Upgrade => match self.upgrade_for(token, id) {
+                // The end of the connection is the answer.
+                Ok(()) => return,
+                Err(why) => Answer::Refused { why },
+            },
             Request::Signal { pod, signal } => self.signal_pod(&pod, signal),
             Request::End { pod } => self.end_pod(&pod),
             Request::Look { pod } => Answer::Pod(self.look(&pod)),
@@ -101,6 +106,15 @@ impl Shim {
             },
         };
         self.reply(token, id, answer);
+    }
+
+    fn upgrade_for(&mut self, token: u64, id: u64) -> Result<(), String> {
+        let caller = self.callers.get(&token).map(|caller| caller.stream.try_clone());
+        match caller {
+            Some(Ok(stream)) => self.begin_upgrade(&stream, (token, id)),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Ok(()),
+        }
     }
 
     fn signal_pod(&mut self, pod: &str, signal: i32) -> Answer {

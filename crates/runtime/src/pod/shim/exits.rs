@@ -50,7 +50,7 @@ impl Shim {
         }
     }
 
-    fn reap(&mut self) {
+    pub(super) fn reap(&mut self) {
         self.take_all_reports();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
@@ -148,7 +148,10 @@ impl Shim {
             remove_pipes(dir);
             let out_of_memory = same_boot && file.memory_dir.as_deref().is_some_and(killed_for_memory);
             let finished_at = Some(Timestamp::now());
-            return record_exit(dir, &ExitFile { out_of_memory, finished_at, ..ExitFile::default() });
+            // A child that nobody has reaped yet, if this process has become another program meanwhile.
+            let status = if same_boot { process::unreaped_end(file.pid, file.start_ticks) } else { None };
+            let exit = status.map(exit_of).unwrap_or_default();
+            return record_exit(dir, &ExitFile { out_of_memory, finished_at, ..exit });
         };
         // Its creator was lost between creating and starting it: it would wait for its start for ever.
         let name = fs::read_to_string(format!("/proc/{}/comm", file.pid)).unwrap_or_default();

@@ -76,10 +76,10 @@ impl Lines {
         }
     }
 
-    /// Completes the last line if its end never came.
-    fn finish(&mut self, mut entry: impl FnMut(char, &[u8])) {
+    /// Gives the beginning of a line whose end has not come, as an entry with this tag.
+    fn finish(&mut self, tag: char, mut entry: impl FnMut(char, &[u8])) {
         if !self.open.is_empty() {
-            entry('F', &std::mem::take(&mut self.open));
+            entry(tag, &std::mem::take(&mut self.open));
         }
     }
 }
@@ -123,11 +123,20 @@ impl LogWriter {
 
     /// Logs last lines that have no end.
     pub fn finish(&mut self) {
+        self.log_open('F');
+    }
+
+    /// Logs beginnings of lines: somebody else will log the rest of them.
+    pub fn hand_over(&mut self) {
+        self.log_open('P');
+    }
+
+    fn log_open(&mut self, tag: char) {
         let mut batch = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let head = head(stream);
             let mut lines = std::mem::take(self.lines(stream));
-            lines.finish(|tag, text| push(&mut batch, &head, tag, text));
+            lines.finish(tag, |tag, text| push(&mut batch, &head, tag, text));
         }
         self.write(&batch);
     }
@@ -200,7 +209,7 @@ mod tests {
         for chunk in chunks {
             lines.take(chunk, |tag, text| seen.push((tag, text.len())));
         }
-        lines.finish(|tag, text| seen.push((tag, text.len())));
+        lines.finish('F', |tag, text| seen.push((tag, text.len())));
         seen
     }
 
@@ -228,6 +237,21 @@ mod tests {
         assert_eq!(time.len(), "2026-11-23T22:13:00.123456789Z".len(), "{time}");
         assert!(time.parse::<Timestamp>().is_ok());
         assert_eq!(rest, "stderr F \x1b[31mred\0\n");
+    }
+
+    #[test]
+    fn line_that_another_process_completes_is_one_line_in_two_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogWriter::open(&path).unwrap();
+        log.take(Stream::Stdout, b"whole\nbegun", &mut Vec::new());
+        log.hand_over();
+        let mut other = LogWriter::open(&path).unwrap();
+        other.take(Stream::Stdout, b" and ended\n", &mut Vec::new());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let entries: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once(' ')).map(|(_, e)| e).collect();
+        assert_eq!(entries, ["stdout F whole", "stdout P begun", "stdout F  and ended"]);
     }
 
     #[test]

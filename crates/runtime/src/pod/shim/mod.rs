@@ -6,6 +6,8 @@
 //!                     ▼                                                           D/shim.log      its complaints
 //!                   exit code                                                     D/../pods       its containers
 //! ```
+//! A riklet that is another program than the shim has it become that program in place (`upgrade`).
+//!
 //! It has one thread, owns the containers' standard files, writes their logs, reaps them and writes down how they
 //! ended. It decides nothing.
 //!
@@ -22,6 +24,7 @@ pub mod log;
 pub mod process;
 mod server;
 mod starts;
+mod upgrade;
 pub mod wire;
 
 use std::{
@@ -46,6 +49,8 @@ use rustix::{
         DumpableBehavior, Pid, WaitOptions, set_child_subreaper, set_dumpable_behavior, setsid, waitpid,
     },
 };
+
+use self::upgrade::{Home, Inheritance, TAKE_OVER, read_inheritance};
 
 /// Name of the socket in the shim's directory.
 pub const SOCKET: &str = "control.sock";
@@ -116,8 +121,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn begin(args: impl IntoIterator<Item = OsString>) -> Result<(), ShimError> {
-    let dir = read_args(args)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(&dir).during("making its directory")?;
+    match read_args(args)? {
+        Asked::Begin { dir } => begin_anew(&dir),
+        Asked::TakeOver { dir, inheritance } => {
+            let shim = set_up(&dir, Some((inheritance.listener, inheritance.oom_score_adj)))?;
+            live(shim, Home { dir, lock: inheritance.lock })
+        }
+    }
+}
+
+fn begin_anew(dir: &Path) -> Result<(), ShimError> {
+    close_inherited();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).during("making its directory")?;
     let dir = dir.canonicalize().during("finding its directory")?;
     let lock = lock(&dir)?;
     let log = open_log(&dir).during("opening its log")?;
@@ -136,19 +151,41 @@ fn begin(args: impl IntoIterator<Item = OsString>) -> Result<(), ShimError> {
     }
     drop(ready);
     take_stdio(&log).during("redirecting its output")?;
-    let shim = set_up(&dir)?;
+    let shim = set_up(&dir, None)?;
     let _ = say_ready.write_all(b"+");
     drop(say_ready);
-    let outcome = shim.run().during("waiting for events");
-    let _ = fs::remove_file(dir.join(SOCKET));
-    drop(lock);
+    live(shim, Home { dir, lock })
+}
+
+/// Lets go of everything that the caller has left open, knowing or not: it would stay open as long as the shim lives.
+fn close_inherited() {
+    let first = libc::STDERR_FILENO.unsigned_abs() + 1;
+    // SAFETY: this process has opened nothing yet, so nothing here owns any of them.
+    unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
+}
+
+/// Runs until the shim ends.
+fn live(shim: server::Shim, home: Home) -> Result<(), ShimError> {
+    let outcome = shim.run(&home).during("waiting for events");
+    let _ = fs::remove_file(home.dir.join(SOCKET));
     outcome
 }
 
-fn read_args(args: impl IntoIterator<Item = OsString>) -> Result<PathBuf, ShimError> {
+/// What the program was called for.
+enum Asked {
+    Begin { dir: PathBuf },
+    TakeOver { dir: PathBuf, inheritance: Inheritance },
+}
+
+fn read_args(args: impl IntoIterator<Item = OsString>) -> Result<Asked, ShimError> {
     let args: Vec<OsString> = args.into_iter().collect();
     match args.as_slice() {
-        [flag, dir] if flag == "--dir" && !dir.is_empty() => Ok(PathBuf::from(dir)),
+        [flag, dir] if flag == "--dir" && !dir.is_empty() => Ok(Asked::Begin { dir: PathBuf::from(dir) }),
+        [flag, dir, take_over, word] if flag == "--dir" && take_over == TAKE_OVER => {
+            let dir = PathBuf::from(dir);
+            let inheritance = read_inheritance(word, &dir).ok_or(ShimError::Usage)?;
+            Ok(Asked::TakeOver { dir, inheritance })
+        }
         _ => Err(ShimError::Usage),
     }
 }
@@ -196,20 +233,21 @@ fn take_stdio(log: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn set_up(dir: &Path) -> Result<server::Shim, ShimError> {
+/// Sets up the process as a shim. `inherited`: what it had as another program, socket and score for containers.
+fn set_up(dir: &Path, inherited: Option<(UnixListener, Option<i32>)>) -> Result<server::Shim, ShimError> {
     set_child_subreaper(Pid::from_raw(1)).during("becoming the subreaper")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let config = launch::LaunchConfig {
-        oom_score_adj: lower_badness(),
-        boot_id: boot_id().during("reading the boot id")?,
+    let (listener, oom_score_adj) = match inherited {
+        Some((listener, score)) => (Some(listener), score),
+        None => (None, lower_badness()),
     };
+    let config = launch::LaunchConfig { oom_score_adj, boot_id: boot_id().during("reading the boot id")? };
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hiding its memory")?;
     let signals = block_signals().during("taking signals")?;
-    // A name in the directory and not a path: the directory's own path may be too long for a socket.
-    std::env::set_current_dir(dir).during("entering its directory")?;
-    let _ = fs::remove_file(SOCKET);
-    let listener = UnixListener::bind(SOCKET).during("listening on its socket")?;
-    std::env::set_current_dir("/").during("leaving its directory")?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => listen(dir)?,
+    };
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let launches_max = LAUNCHES_FOR_EACH_PROCESSOR * processors;
     let mut shim =
@@ -217,7 +255,18 @@ fn set_up(dir: &Path) -> Result<server::Shim, ShimError> {
     if let Some(state_dir) = dir.parent() {
         shim.adopt(&state_dir.join("pods"));
     }
+    // Children that ended while this process was about to become another program.
+    shim.reap();
     Ok(shim)
+}
+
+fn listen(dir: &Path) -> Result<UnixListener, ShimError> {
+    // A name in the directory and not a path: the directory's own path may be too long for a socket.
+    std::env::set_current_dir(dir).during("entering its directory")?;
+    let _ = fs::remove_file(SOCKET);
+    let listener = UnixListener::bind(SOCKET).during("listening on its socket")?;
+    std::env::set_current_dir("/").during("leaving its directory")?;
+    Ok(listener)
 }
 
 /// Makes the kernel spare this process; gives the value that containers are to get back.

@@ -59,6 +59,12 @@ pub fn how_it_ended(handle: &OwnedFd, pid: i32, ticks: u64) -> Option<i32> {
     status_of_dead(&stat, ticks).or_else(|| remembered_end(handle))
 }
 
+/// How a process ended that has ended and that its parent has not asked about.
+#[must_use]
+pub fn unreaped_end(pid: i32, ticks: u64) -> Option<i32> {
+    status_of_dead(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, ticks)
+}
+
 /// The status in `/proc/<pid>/stat` if that is the process with this start time, and it has ended.
 fn status_of_dead(stat: &str, ticks: u64) -> Option<i32> {
     let (_, fields) = stat.trim_end().rsplit_once(") ")?;

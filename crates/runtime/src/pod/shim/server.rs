@@ -30,6 +30,7 @@ use super::{
     callers::Caller,
     launch::{LaunchConfig, ReportBuffer},
     log::{LogWriter, Stream},
+    upgrade::{Home, Upgrade},
     wire::{ContainerOrder, PodLook},
 };
 
@@ -116,6 +117,7 @@ pub(super) struct Shim {
     pub(super) fading: BTreeMap<Key, Instant>,
     pub(super) read_buffer: Vec<u8>,
     pub(super) batch: Vec<u8>,
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) ending: bool,
 }
 
@@ -142,6 +144,7 @@ impl Shim {
             fading: BTreeMap::new(),
             read_buffer: vec![0; READ_BYTES],
             batch: Vec::new(),
+            upgrade: None,
             ending: false,
         };
         shim.listener.set_nonblocking(true)?;
@@ -159,8 +162,8 @@ impl Shim {
         token
     }
 
-    /// Runs until it is asked to end and has no containers.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    /// Runs until it is asked to end and has no containers, or to become another program.
+    pub(super) fn run(mut self, home: &Home) -> io::Result<()> {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
         while !self.ending {
             let timeout = self.time_to_next_deadline();
@@ -175,6 +178,7 @@ impl Shim {
             self.end_late_launches();
             self.end_faded();
             self.launch_waiting();
+            self.upgrade_if_asked(home);
         }
         self.flush_callers();
         Ok(())

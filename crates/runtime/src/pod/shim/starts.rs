@@ -44,6 +44,9 @@ impl Shim {
         containers: Vec<ContainerOrder>,
         asked_by: (u64, u64),
     ) -> Result<(), String> {
+        if self.upgrade.is_some() {
+            return Err("it is about to become another program".to_owned());
+        }
         if containers.is_empty() || containers.len() > MAX_CONTAINERS {
             return Err(format!("a pod of {} containers", containers.len()));
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::pod::cgroup::Groups;
 
-/// Version of what is said here. A shim of another version is used for what is running and replaced when it is empty.
+/// Version of what is said here. A shim of another version is asked to become this program.
 pub const PROTOCOL: u32 = 2;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -28,8 +28,10 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Request {
-    /// Who are you?
+    /// Who are you? Frozen, as is the answer: every version has to understand every other one here.
     Version,
+    /// Become the program that I am. The connection ends when that is done; it is refused if it cannot be. Frozen.
+    Upgrade,
     /// Create and start all containers of a pod; if one cannot start, none is left. Refused if it had been asked before.
     Start {
         /// Uid of the pod.
@@ -106,7 +108,7 @@ pub enum Message {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
-    /// To `Version`.
+    /// To `Version`. Frozen.
     Version {
         /// [`PROTOCOL`] of that shim.
         protocol: u32,
@@ -240,6 +242,19 @@ mod tests {
             }
         }
         assert_eq!(seen, calls);
+    }
+
+    #[test]
+    fn what_every_version_has_to_understand_of_every_other_is_frozen() {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes[LENGTH_BYTES..]).into_owned();
+        let call = |request| text(encode(&Call { id: 7, request }).unwrap());
+        assert_eq!(call(Request::Version), r#"{"id":7,"request":"version"}"#);
+        assert_eq!(call(Request::Upgrade), r#"{"id":7,"request":"upgrade"}"#);
+        let answer = Answer::Version { protocol: 2, pid: 5 };
+        assert_eq!(
+            text(encode(&Message::Reply { id: 7, answer }).unwrap()),
+            r#"{"reply":{"id":7,"answer":{"version":{"protocol":2,"pid":5}}}}"#
+        );
     }
 
     #[test]
