@@ -103,6 +103,11 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
             },
             changes = watch.next() => match changes {
                 Ok(changes) => {
+                    // What is here already is told together: the scheduler then decides about it together.
+                    let mut changes = changes;
+                    while let Some(more) = watch.ready() {
+                        changes.extend(more);
+                    }
                     // The scheduler answers at once, and its answer is held against the mirror.
                     if let Some(last) = changes.last() {
                         cluster.mirror().reached(last.revision).await;
@@ -255,7 +260,7 @@ fn placed(instance: &Versioned<Instance>) -> Placed {
     }
 }
 
-/// The changes of one revision in parts that fit a message each.
+/// Changes in parts that fit a message each.
 fn parts_of(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
     let size = |change: &Change| match &change.op {
         Op::Put { value, .. } => value.len(),
@@ -272,40 +277,58 @@ fn parts_of(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
     })
 }
 
-/// What the scheduler is told about changes; nothing if they do not concern it.
+/// What the scheduler is told about changes; nothing if they do not concern it. Of an object that changed several times
+/// it is told where it stands in the end; what is gone is said even if something has taken its place.
 fn told(cluster: &Cluster, changes: &[Change]) -> Option<FromController> {
     let revision = changes.last()?.revision;
-    let (mut nodes, mut gone_nodes, mut instances, mut gone_instances) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut nodes, mut instances) = (BTreeMap::new(), BTreeMap::new());
+    let (mut gone_nodes, mut gone_instances) = (Vec::new(), Vec::new());
     for change in changes {
-        let is_node = change.key.starts_with(key::NODES);
-        if !is_node && !change.key.starts_with(key::INSTANCES) {
+        let key = change.key.as_str();
+        let is_node = key.starts_with(key::NODES);
+        if !is_node && !key.starts_with(key::INSTANCES) {
             continue;
         }
         match &change.op {
-            Op::Put { value, .. } if is_node => nodes.extend(serde_json::from_str::<Node>(value)),
-            Op::Put { value, .. } => {
-                // Mostly the mirror has just parsed this very value.
-                let id = change.key.rsplit('/').next().unwrap_or_default();
-                match cluster.instance(id).filter(|mirrored| mirrored.revision == change.revision) {
-                    Some(mirrored) => instances.push(placed(&mirrored)),
-                    None => {
-                        let parsed = serde_json::from_str::<Instance>(value);
-                        let object = |object| placed(&Versioned { revision: change.revision, object });
-                        instances.extend(parsed.map(object));
-                    }
-                }
-            }
+            Op::Put { .. } if is_node => drop(nodes.insert(key, change)),
+            Op::Put { .. } => drop(instances.insert(key, change)),
             Op::Delete { .. } if is_node => {
-                gone_nodes.push(change.key.trim_start_matches(key::NODES).to_owned())
+                nodes.remove(key);
+                gone_nodes.push(key.trim_start_matches(key::NODES).to_owned());
             }
             Op::Delete { last } => {
+                instances.remove(key);
                 let parsed = last.as_deref().and_then(|last| serde_json::from_str::<Instance>(last).ok());
                 gone_instances.extend(parsed.map(|object| object.uid));
             }
         }
     }
+    let nodes: Vec<Node> =
+        nodes.values().filter_map(|change| serde_json::from_str(value(change)?).ok()).collect();
+    let mut instances: Vec<&Change> = instances.into_values().collect();
+    // In the order in which they came: so they are placed.
+    instances.sort_unstable_by_key(|change| (change.revision, change.index));
+    let instances: Vec<Placed> = instances.into_iter().filter_map(|change| seen(cluster, change)).collect();
     let silent =
         nodes.is_empty() && gone_nodes.is_empty() && instances.is_empty() && gone_instances.is_empty();
     (!silent).then_some(FromController::Changes { revision, nodes, gone_nodes, instances, gone_instances })
+}
+
+fn value(change: &Change) -> Option<&str> {
+    match &change.op {
+        Op::Put { value, .. } => Some(value),
+        Op::Delete { .. } => None,
+    }
+}
+
+/// The instance as this change left it. Mostly the mirror has just parsed this very value.
+fn seen(cluster: &Cluster, change: &Change) -> Option<Placed> {
+    let id = change.key.rsplit('/').next().unwrap_or_default();
+    match cluster.instance(id).filter(|mirrored| mirrored.revision == change.revision) {
+        Some(mirrored) => Some(placed(&mirrored)),
+        None => {
+            let object = serde_json::from_str::<Instance>(value(change)?).ok()?;
+            Some(placed(&Versioned { revision: change.revision, object }))
+        }
+    }
 }

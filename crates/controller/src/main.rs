@@ -72,7 +72,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         subnets: args.pod_cidr,
         names: args.host_names,
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    daemon::runtime()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;
         start::run(config, shutdown).await.map_err(anyhow::Error::from)
     })

@@ -66,7 +66,9 @@ impl Mirror {
             let listing = store.list("", page).await.map_err(MirrorError::List)?;
             first.get_or_insert(listing.revision);
             for object in &listing.objects {
-                state.put(&object.key, &object.value, object.revision);
+                if let Some(object) = Parsed::read(&object.key, &object.value, object.revision) {
+                    state.put(object);
+                }
             }
             match listing.objects.last() {
                 Some(last) if listing.more => page = Page::after(last.key.clone()),
@@ -86,11 +88,15 @@ impl Mirror {
         let from = self.read().revision;
         let mut watch = store.watch("", from).await.map_err(MirrorError::Watch)?;
         loop {
-            let changes = watch.next().await.map_err(MirrorError::Watch)?;
-            let Some(revision) = changes.last().map(|change| change.revision) else { continue };
+            let mut news = News::default();
+            news.read(&watch.next().await.map_err(MirrorError::Watch)?);
+            // What was committed together is shown together: readers are locked out once, and waiters woken once.
+            while let Some(changes) = watch.ready() {
+                news.read(&changes);
+            }
+            let revision = news.revision;
             let mut state = self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            state.apply(&changes);
-            state.revision = revision;
+            state.apply(news);
             drop(state);
             self.reached.send_replace(revision);
         }
@@ -138,34 +144,37 @@ impl State {
         ids.into_iter().flatten().filter_map(|id| self.instances.get(id))
     }
 
-    fn apply(&mut self, changes: &[Change]) {
-        for change in changes {
-            match &change.op {
-                Op::Put { value, .. } => self.put(&change.key, value, change.revision),
-                Op::Delete { .. } => self.delete(&change.key),
+    fn apply(&mut self, news: News) {
+        for change in news.changes {
+            match change {
+                Step::Put(object) => self.put(object),
+                Step::Delete(key) => self.delete(&key),
             }
         }
+        self.revision = news.revision;
     }
 
-    fn put(&mut self, key: &str, value: &str, revision: Revision) {
-        if key.starts_with(key::WORKLOADS) {
-            if let Some(workload) = parse::<WorkloadRecord>(key, value, revision) {
-                self.workload_keys.insert(workload.object.id.clone(), key.to_owned());
-                self.workloads.insert(key.to_owned(), workload);
+    fn put(&mut self, object: Parsed) {
+        match object {
+            Parsed::Workload(key, workload) => {
+                self.workload_keys.insert(workload.object.id.clone(), key.clone());
+                self.workloads.insert(key, workload);
             }
-        } else if key.starts_with(key::INSTANCES) {
-            if let Some(instance) = parse::<Instance>(key, value, revision) {
-                let id = instance.object.id.clone();
-                self.by_workload.entry(instance.object.workload_id.clone()).or_default().insert(id.clone());
-                if let Some(node) = &instance.object.node {
+            Parsed::Instance(instance) => {
+                let Instance { id, workload_id, node, .. } = &instance.object;
+                // Neither its workload nor its node ever changes, once it is there.
+                let old = self.instances.get(id).map(|old| &old.object);
+                if old.is_none_or(|old| old.workload_id != *workload_id) {
+                    self.by_workload.entry(workload_id.clone()).or_default().insert(id.clone());
+                }
+                if let Some(node) = node.as_ref().filter(|_| old.is_none_or(|old| old.node != *node)) {
                     self.by_node.entry(node.clone()).or_default().insert(id.clone());
                 }
-                self.instances.insert(id, instance);
+                self.instances.insert(id.clone(), instance);
             }
-        } else if key.starts_with(key::NODES)
-            && let Some(node) = parse::<Node>(key, value, revision)
-        {
-            self.nodes.insert(node.object.name.clone(), node);
+            Parsed::Node(node) => {
+                self.nodes.insert(node.object.name.clone(), node);
+            }
         }
     }
 
@@ -193,6 +202,49 @@ fn forget(index: &mut BTreeMap<String, BTreeSet<String>>, group: &str, id: &str)
         ids.remove(id);
         if ids.is_empty() {
             index.remove(group);
+        }
+    }
+}
+
+/// What follows the state, read before anybody is locked out.
+#[derive(Default)]
+struct News {
+    revision: Revision,
+    changes: Vec<Step>,
+}
+
+enum Step {
+    Put(Parsed),
+    Delete(String),
+}
+
+/// An object of the store that the mirror shows.
+enum Parsed {
+    Workload(String, Shared<WorkloadRecord>),
+    Instance(Shared<Instance>),
+    Node(Shared<Node>),
+}
+
+impl News {
+    fn read(&mut self, changes: &[Change]) {
+        self.revision = changes.last().map_or(self.revision, |change| change.revision);
+        self.changes.extend(changes.iter().filter_map(|change| match &change.op {
+            Op::Put { value, .. } => Parsed::read(&change.key, value, change.revision).map(Step::Put),
+            Op::Delete { .. } => Some(Step::Delete(change.key.clone())),
+        }));
+    }
+}
+
+impl Parsed {
+    fn read(key: &str, value: &str, revision: Revision) -> Option<Self> {
+        if key.starts_with(key::WORKLOADS) {
+            parse(key, value, revision).map(|workload| Self::Workload(key.to_owned(), workload))
+        } else if key.starts_with(key::INSTANCES) {
+            parse(key, value, revision).map(Self::Instance)
+        } else if key.starts_with(key::NODES) {
+            parse(key, value, revision).map(Self::Node)
+        } else {
+            None
         }
     }
 }

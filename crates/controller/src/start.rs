@@ -6,8 +6,8 @@ use daemon::chain;
 use jiff::Timestamp;
 use model::Clock;
 use store::SqliteStore;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, task::JoinError};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Endpoint;
 
 use crate::{
@@ -77,8 +77,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     // Opening checks the file's integrity, which takes its time and may block.
     let directory = config.database.clone();
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&directory)).await;
-    let opened = opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-    let opened = opened.map_err(StartError::Store)?;
+    let opened = whole(opened).map_err(StartError::Store)?;
     let clock = system_clock();
     if !opened.legacy.is_empty() {
         let imported =
@@ -103,17 +102,31 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         database = %config.database.display(),
         "the controller serves its API"
     );
+    // Tasks of their own: whoever waits for the mirror must not wait for the link, which works on as much.
+    let followed = cluster.clone();
+    let mut mirror = AbortOnDropHandle::new(tokio::spawn(async move { followed.follow().await }));
+    let dialling = link::dial::run(cluster.clone(), config.scheduler, shutdown.clone());
+    let link = AbortOnDropHandle::new(tokio::spawn(dialling));
     let work = async {
-        tokio::join!(
-            link::dial::run(cluster.clone(), config.scheduler, shutdown.clone()),
+        let (linked, (), ()) = tokio::join!(
+            link,
             http::Server::new(cluster.clone()).names(config.names).serve(listener, shutdown.clone()),
             keep_house(&cluster, shutdown.clone()),
         );
+        linked
     };
     tokio::select! {
-        failed = cluster.follow() => failed.map(|never| match never {}).map_err(StartError::Mirror),
-        () = work => Ok(()),
+        failed = &mut mirror => whole(failed).map(|never| match never {}).map_err(StartError::Mirror),
+        linked = work => {
+            whole(linked);
+            Ok(())
+        }
     }
+}
+
+/// What a task came to; if it panicked, so does whoever waits for it.
+fn whole<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// Until there is authentication, whoever reaches the port owns the cluster; that must be said.

@@ -1,4 +1,4 @@
-//! What every long-running binary of RIK does alike: logs, signals, the last words.
+//! What every long-running binary of RIK does alike: logs, threads, signals, the last words.
 
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
@@ -22,6 +22,19 @@ pub fn init_logs(default: &str) {
     if let Some(fault) = fault {
         tracing::warn!(fault, "RUST_LOG cannot be read; using {default:?}");
     }
+}
+
+/// Threads of a runtime at most. What the daemons do waits for one disk, one state machine and one kernel; on a machine
+/// with many cores, more threads only cost memory.
+const MAX_WORKERS: usize = 4;
+
+/// The runtime of a daemon: a thread for each core, up to a bound.
+///
+/// # Errors
+/// The kernel gives no threads.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(MAX_WORKERS)).enable_all().build()
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM. A second one ends the process at once.

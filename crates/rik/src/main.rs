@@ -85,7 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn tokio() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start")
+    daemon::runtime().context("could not start")
 }
 
 fn must_be_root() -> anyhow::Result<()> {

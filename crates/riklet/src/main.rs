@@ -97,7 +97,7 @@ fn reset(state_dir: &Path) -> anyhow::Result<()> {
 }
 
 fn tokio() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start")
+    daemon::runtime().context("could not start")
 }
 
 fn run(args: Run) -> anyhow::Result<()> {

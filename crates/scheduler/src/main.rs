@@ -34,7 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    // One thread: the state machine is one task, and what is left is carrying messages to and from it. More threads would
+    // hand each of them over, which costs more than the work.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;
         serve::run(config, shutdown).await.map_err(anyhow::Error::from)
     })

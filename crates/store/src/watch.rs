@@ -107,6 +107,11 @@ impl Watch {
             }
         }
     }
+
+    /// The next revision's changes if they are here already: after [`Watch::next`], what may be taken together with it.
+    pub fn ready(&mut self) -> Option<Vec<Change>> {
+        self.ready.pop_front()
+    }
 }
 
 impl std::fmt::Debug for Watch {

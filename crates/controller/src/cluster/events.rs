@@ -2,19 +2,25 @@
 //!
 //! Nothing is recorded twice for this: an event is an entry of the change log, read as what it says about an object.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use model::{
     Instance, Node, Revision, WorkloadRecord,
-    api::{Action, Event, Page, WatchEvent},
+    api::{Action, Event, Page},
     key,
 };
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use store::{Change, Op, Position, Watch};
 
 use super::{Cluster, ClusterError};
 
 /// Entries of the log that one request for events looks at: several times a page, because not all are events.
 const MAX_SCANNED: usize = 10_000;
+
+/// Bytes of changes that a watcher is told at once, exceeded by one revision at most: enough to make many small changes
+/// one piece on the wire, little enough to hold for each watcher.
+const AT_HAND_BYTES: usize = 64 << 10;
 
 impl Cluster {
     /// Events, newest first; `before` is the continuation of the page before.
@@ -59,16 +65,23 @@ impl Cluster {
 pub struct Changes(Watch);
 
 impl Changes {
-    /// Waits for the next changes; all of one revision together. Cancel-safe.
+    /// Waits for the next changes; all of one revision together, and whatever is at hand with them. Cancel-safe.
     ///
     /// # Errors
     /// The watch fell behind the history, or the store failed.
-    pub async fn next(&mut self) -> Result<Vec<WatchEvent>, ClusterError> {
+    pub async fn next(&mut self) -> Result<Vec<Change>, ClusterError> {
         loop {
-            let changes = self.0.next().await?;
-            let events: Vec<WatchEvent> = changes.iter().filter_map(watch_event).collect();
-            if !events.is_empty() {
-                return Ok(events);
+            let mut changes = self.0.next().await?;
+            let mut bytes = 0;
+            while bytes < AT_HAND_BYTES
+                && let Some(more) = self.0.ready()
+            {
+                bytes += more.iter().filter_map(value).map(str::len).sum::<usize>();
+                changes.extend(more);
+            }
+            changes.retain(|change| object(&change.key).is_some());
+            if !changes.is_empty() {
+                return Ok(changes);
             }
         }
     }
@@ -115,16 +128,37 @@ fn value(change: &Change) -> Option<&str> {
     }
 }
 
-fn watch_event(change: &Change) -> Option<WatchEvent> {
-    let (object, name) = object(&change.key)?;
-    let value = value(change).and_then(|text| serde_json::from_str(text).ok());
-    Some(WatchEvent {
-        revision: change.revision,
-        action: action(change),
-        object: object.to_owned(),
-        name: name.to_owned(),
-        value,
-    })
+/// A change as it is told: a [`model::api::WatchEvent`] whose object is the text that the store holds, so that telling
+/// it to many costs nobody's parsing.
+#[derive(Debug, Serialize)]
+pub struct Told<'a> {
+    /// Revision of the change.
+    pub revision: Revision,
+    action: Action,
+    /// The sort of object.
+    pub object: &'static str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Cow<'a, RawValue>>,
+}
+
+impl<'a> Told<'a> {
+    /// The change, if it is of an object that users know.
+    #[must_use]
+    pub fn of(change: &'a Change) -> Option<Self> {
+        let (object, name) = object(&change.key)?;
+        let value = value(change).and_then(one_line);
+        Some(Self { revision: change.revision, action: action(change), object, name, value })
+    }
+}
+
+/// The JSON as it is, or, where somebody has edited it by hand and it has several lines, written anew on one.
+fn one_line(text: &str) -> Option<Cow<'_, RawValue>> {
+    if text.contains(['\n', '\r']) {
+        let value = serde_json::from_str::<serde_json::Value>(text).ok()?;
+        return to_raw_value(&value).ok().map(Cow::Owned);
+    }
+    serde_json::from_str(text).ok().map(Cow::Borrowed)
 }
 
 fn event(change: &Change) -> Option<Event> {

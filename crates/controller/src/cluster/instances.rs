@@ -1,6 +1,6 @@
 //! Instances: asking for them and ending them.
 
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use model::{
     Instance, Kind, Reason, Revision, Status, WorkloadRecord,
@@ -175,14 +175,14 @@ impl Cluster {
             let error = || ClusterError::NameTaken { kind: "instance", name: name.to_owned() };
             return if taken { Err(error()) } else { Ok(vec![name.to_owned()]) };
         }
-        let mut names = Vec::with_capacity(count);
+        let mut names = BTreeSet::new();
         while names.len() < count {
             let name = self.0.ids.instance_name(&workload.manifest.name);
-            if !state.instances.contains_key(&name) && !names.contains(&name) {
-                names.push(name);
+            if !state.instances.contains_key(&name) {
+                names.insert(name);
             }
         }
-        Ok(names)
+        Ok(names.into_iter().collect())
     }
 
     fn new_instance(&self, workload: &WorkloadRecord, id: &str) -> Instance {

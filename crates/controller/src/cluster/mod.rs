@@ -38,7 +38,7 @@ use store::{CommitError, Expect, Store, Txn};
 use tokio::sync::mpsc;
 
 pub use error::ClusterError;
-pub use events::Changes;
+pub use events::{Changes, Told};
 pub use idempotency::{IdempotencyKey, KEEP as KEEP_IDEMPOTENCY};
 pub use ids::Ids;
 pub use instances::{Deletion, InstanceFilter};

@@ -2,12 +2,11 @@
 //!
 //! Routes and the OpenAPI document come from the same list, so nothing is served that is not described.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
@@ -29,7 +28,7 @@ struct Shared {
     streams: Arc<Streams>,
     uploads: Arc<Semaphore>,
     shutdown: CancellationToken,
-    documents: v1::Documents,
+    documents: OnceLock<v1::Documents>,
 }
 
 impl Api {
@@ -48,9 +47,12 @@ impl Api {
         &self.0.shutdown
     }
 
-    /// The OpenAPI document and its page.
+    /// The OpenAPI document and its page. Made when somebody asks for the first time: most controllers are never asked.
     pub(crate) fn documents(&self) -> &v1::Documents {
-        &self.0.documents
+        self.0.documents.get_or_init(|| {
+            let (_, openapi) = list().split_for_parts();
+            v1::Documents::new(&v1::complete(openapi))
+        })
     }
 
     /// Room for a watch or log stream.
@@ -74,22 +76,25 @@ impl Api {
     }
 }
 
-/// The routes of a cluster's API, and their description.
-pub(crate) fn build(cluster: Cluster, limits: Limits, shutdown: CancellationToken) -> (Router, OpenApi) {
-    let routes = OpenApiRouter::with_openapi(v1::description())
-        .merge(v1::pages())
-        .nest("/api/v0", v0::routes())
-        .nest("/api/v1", v1::routes());
-    let (router, openapi) = routes.split_for_parts();
-    let openapi = v1::complete(openapi);
+/// The routes of a cluster's API.
+pub(crate) fn build(cluster: Cluster, limits: Limits, shutdown: CancellationToken) -> Router {
+    let (router, _) = list().split_for_parts();
     let shared = Shared {
         cluster,
         streams: Streams::new(&limits),
         uploads: Arc::new(Semaphore::new(limits.uploads)),
         limits,
         shutdown,
-        documents: v1::Documents::new(&openapi),
+        documents: OnceLock::new(),
     };
     let router = router.fallback(answer::not_found).method_not_allowed_fallback(answer::method_not_allowed);
-    (router.with_state(Api(Arc::new(shared))), openapi)
+    router.with_state(Api(Arc::new(shared)))
+}
+
+/// The one list: every route with what describes it.
+fn list() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(v1::description())
+        .merge(v1::pages())
+        .nest("/api/v0", v0::routes())
+        .nest("/api/v1", v1::routes())
 }

@@ -82,7 +82,7 @@ impl Server {
     /// Serves until `shutdown`; what is under way then may finish within [`Limits::drain`].
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { cluster, names, limits } = self;
-        let (router, _) = routes::build(cluster, limits.clone(), shutdown.clone());
+        let router = routes::build(cluster, limits.clone(), shutdown.clone());
         let answerer = Arc::new(Answerer::new(router, names, limits.in_flight));
         let connections = Connections::new(&limits);
         let mut tasks = JoinSet::new();

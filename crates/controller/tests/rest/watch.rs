@@ -37,7 +37,7 @@ async fn changes_are_told_as_they_happen() {
     bed.web().await;
     assert_snapshot!(wire.chunks_until("\n\n").await, @r#"
     id: 2
-    data: {"revision":2,"action":"created","object":"workload","name":"web","value":{"apiVersion":"v1","createdAt":"2026-01-02T03:04:05Z","id":"b7e1e158-6721-4173-bb2b-2203a8a4fd91","kind":"Pod","name":"web","replicas":1,"spec":{"containers":[{"image":"nginx:1","name":"web"}],"terminationGracePeriodSeconds":10}}}
+    data: {"revision":2,"action":"created","object":"workload","name":"web","value":{"id":"b7e1e158-6721-4173-bb2b-2203a8a4fd91","createdAt":"2026-01-02T03:04:05Z","apiVersion":"v1","kind":"Pod","name":"web","replicas":1,"spec":{"containers":[{"name":"web","image":"nginx:1"}],"terminationGracePeriodSeconds":10}}}
     "#);
     bed.delete("/api/v1/workloads/web").await;
     let told = wire.chunks_until("\n\n").await + &wire.chunks_until("\n\n").await;

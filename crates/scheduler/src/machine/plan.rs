@@ -44,11 +44,6 @@ impl Scheduler {
         let state = &self.state;
         let nodes = state.records.values().map(|record| {
             let connected = self.nodes.get(&record.name).and_then(|entry| entry.session.as_ref());
-            let uids = state.on_node.get(&record.name).into_iter().flatten();
-            let entries = uids.filter_map(|uid| state.instances.get(uid));
-            let holding = entries.filter(|entry| {
-                !matches!(entry.placed.status, model::Status::Failed | model::Status::Terminated)
-            });
             Node {
                 name: &record.name,
                 ready: record.status == NodeStatus::Ready && connected.is_some_and(|session| session.welcome),
@@ -60,7 +55,7 @@ impl Scheduler {
                     instances: record.facts.max_instances,
                 },
                 used: state.used.get(&record.name).copied().unwrap_or_default(),
-                ports: holding.flat_map(super::state::Entry::ports).collect(),
+                ports: state.ports.get(&record.name).cloned().unwrap_or_default(),
             }
         });
         nodes.collect()

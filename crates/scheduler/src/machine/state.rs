@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) on_node: BTreeMap<String, BTreeSet<String>>,
     /// What those have requested, kept up to date so that a plan need not add it up.
     pub(crate) used: BTreeMap<String, Room>,
+    /// The ports that those publish. Most publish none, and a plan must not ask each of them.
+    pub(crate) ports: BTreeMap<String, Vec<Port>>,
     /// Waiting instances by age: revision of creation is not known here, so the order in which they were first seen.
     pub(crate) waiting: BTreeMap<u64, String>,
     pub(crate) seen: u64,
@@ -107,8 +109,12 @@ impl State {
         if let Some(node) = entry.node().map(str::to_owned) {
             self.on_node.entry(node.clone()).or_default().insert(uid.clone());
             if entry.holds_resources() {
-                let used = self.used.entry(node).or_default();
+                let used = self.used.entry(node.clone()).or_default();
                 *used = used.plus(entry.room());
+                let mut ports = entry.ports().peekable();
+                if ports.peek().is_some() {
+                    self.ports.entry(node).or_default().extend(ports);
+                }
             }
         }
         if entry.waits() {
@@ -138,6 +144,14 @@ impl State {
             {
                 *used = used.without(entry.room());
                 self.more_room = true;
+                if let Some(published) = self.ports.get_mut(node) {
+                    for port in entry.ports() {
+                        // Each instance of them put one there, so each takes one away, even if two are equal.
+                        if let Some(at) = published.iter().position(|one| *one == port) {
+                            published.swap_remove(at);
+                        }
+                    }
+                }
             }
         }
         Some(entry)

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    cluster::Changes,
+    cluster::{Changes, Told},
     http::{
         body::{Params, header_text},
         connections::Client,
@@ -133,22 +133,33 @@ impl Teller {
             };
             let changes = changes.map_err(|error| last_words(&Refusal::from(error)))?;
             self.reached = changes.last().map_or(self.reached, |change| change.revision);
-            let mut told: Vec<_> = changes.into_iter().filter(|change| self.is_wanted(change)).collect();
-            if let Some(last) = told.pop() {
+            let told = changes.iter().filter_map(Told::of).filter(|change| self.is_wanted(change));
+            let text = text(told);
+            if !text.is_empty() {
                 self.due = Instant::now() + self.keep_alive;
-                let before: String = told.iter().map(data).collect();
-                return Ok(format!("{before}id: {}\n{}", last.revision, data(&last)));
+                return Ok(text);
             }
         }
     }
 
-    fn is_wanted(&self, change: &WatchEvent) -> bool {
+    fn is_wanted(&self, change: &Told<'_>) -> bool {
         self.sort.is_none_or(|sort| sort.name() == change.object)
     }
 }
 
-fn data(change: &WatchEvent) -> String {
-    format!("data: {}\n\n", serde_json::to_string(change).unwrap_or_default())
+/// The events of some changes, each revision with its `id` at its last one.
+fn text<'a>(told: impl Iterator<Item = Told<'a>>) -> String {
+    let mut text = String::new();
+    let mut told = told.peekable();
+    while let Some(change) = told.next() {
+        if told.peek().is_none_or(|next| next.revision != change.revision) {
+            text.push_str(&format!("id: {}\n", change.revision));
+        }
+        text.push_str("data: ");
+        text.push_str(&serde_json::to_string(&change).unwrap_or_default());
+        text.push_str("\n\n");
+    }
+    text
 }
 
 fn last_words(refusal: &Refusal) -> String {
