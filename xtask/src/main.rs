@@ -18,6 +18,7 @@ mod hello;
 mod http;
 mod interrupt;
 mod junit;
+mod kernel;
 mod ledger;
 mod packages;
 mod paths;

@@ -67,6 +67,13 @@ pub(crate) const FOR_TEST: &[Need] = &[
     need(&["runc"], "runc", "runc", "as the reference that our containers are compared with"),
     need(&["sqlite3"], "sqlite3", "sqlite", "to see that the database can be read by hand"),
     need(&["curl"], "curl", "curl", "to reach pods from other namespaces"),
+    need(
+        &["qemu-system-x86_64"],
+        "qemu-system-x86",
+        "qemu-system-x86-core",
+        "to be a machine with control groups of version 2 alone",
+    ),
+    need(&["mke2fs"], "e2fsprogs", "e2fsprogs", "to make that machine's disk"),
 ];
 
 /// What the measurements need beyond that.
@@ -230,12 +237,12 @@ mod tests {
         assert_eq!(
             names(Family::Debian),
             "iptables iptables nftables iproute2 util-linux docker-registry skopeo busybox-static runc sqlite3 \
-             curl umoci strace"
+             curl qemu-system-x86 e2fsprogs umoci strace"
         );
         assert_eq!(
             names(Family::Fedora),
             "iptables-nft iptables-legacy nftables iproute util-linux docker-distribution skopeo busybox runc \
-             sqlite curl umoci strace"
+             sqlite curl qemu-system-x86-core e2fsprogs umoci strace"
         );
     }
 }

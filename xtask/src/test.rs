@@ -10,7 +10,7 @@ use clap::Args;
 use crate::ledger::Ledger;
 use crate::stage::Stage;
 use crate::summary::{self, Outcome};
-use crate::{packages, paths, root};
+use crate::{kernel, packages, paths, root};
 
 /// What to test.
 #[derive(Args)]
@@ -30,6 +30,13 @@ pub(crate) fn run(options: &TestOptions) -> Result<ExitCode> {
     packages::install_nextest()?;
     if stages.iter().any(|stage| stage.touches_the_machine()) {
         root::acquire("for tests with namespaces, mounts and containers of their own")?;
+    }
+    if stages.contains(&Stage::E2e)
+        && let Err(error) = kernel::fetch()
+    {
+        eprintln!(
+            "warning: there is no kernel for virtual machines, so the story that needs one fails: {error:#}"
+        );
     }
     let outcomes = run_stages(&stages)?;
     print!("{}", summary::render(&outcomes));

@@ -26,7 +26,7 @@ use crate::lab::{self, Lab};
 use crate::{cgroups, filesystem, programs};
 
 /// Names the folder of the test that is played; set inside only.
-const INSIDE: &str = "RIK_E2E_FOLDER";
+pub(crate) const INSIDE: &str = "RIK_E2E_FOLDER";
 /// What the names of our cgroup folders begin with.
 const CGROUP_PREFIX: &str = "rik-e2e-";
 /// The cgroup in which the test itself lives, so that the root of its tree has no process of its own, as cgroup v2
@@ -52,7 +52,7 @@ pub fn story(story: impl FnOnce(&mut Lab)) {
 }
 
 /// The name of the running test, as the test runner takes it.
-fn name_of_test() -> String {
+pub(crate) fn name_of_test() -> String {
     match thread::current().name() {
         Some("main") | None => {
             // Single-threaded runs play on the main thread; the runner then names the test on the command line.
@@ -66,7 +66,7 @@ fn name_of_test() -> String {
 }
 
 /// Where the test called `name` keeps its logs and state.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     programs::target_folder().join("e2e").join(name.replace("::", "."))
 }
 
@@ -140,13 +140,17 @@ pub fn enter(cgroup: &str, test: &[String]) -> Result<ExitCode> {
 /// # Errors
 /// When the enclosure cannot be prepared.
 pub fn init(test: &[String]) -> Result<ExitCode> {
+    mount_views().context("failed to mount the enclosure's views")?;
+    cgroups::make(TEST_CGROUP)?;
+    cgroups::join(TEST_CGROUP)?;
     prepare().context("failed to prepare the enclosure")?;
     let (program, arguments) = test.split_first().context("no test was given")?;
-    let child = Command::new(program)
-        .args(arguments)
-        .env("HOME", lab::home())
-        .spawn()
-        .context("failed to start the test inside")?;
+    run_to_its_end(Command::new(program).args(arguments)).map(ExitCode::from)
+}
+
+/// Starts `test` and waits for its end, as a first process has to; gives its exit code.
+pub(crate) fn run_to_its_end(test: &mut Command) -> Result<u8> {
+    let child = test.env("HOME", lab::home()).spawn().context("failed to start the test inside")?;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid_number(pid) == child.id() => {
@@ -162,13 +166,13 @@ fn pid_number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
 
-fn exit_code(status: process::ExitStatus) -> ExitCode {
+fn exit_code(status: process::ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+    u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-fn prepare() -> Result<()> {
-    let folder = PathBuf::from(env::var_os(INSIDE).context("the test's folder was not given")?);
+/// Mounts the kernel's trees again, as they are in the namespaces of the enclosure.
+fn mount_views() -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let hierarchies = cgroups::hierarchies()?;
     let cgroup_root_is_v2 = hierarchies.iter().any(|one| one.path == Path::new("/sys/fs/cgroup"));
@@ -184,8 +188,12 @@ fn prepare() -> Result<()> {
         mount("cgroup", &hierarchy.path, &*hierarchy.filesystem, flags, Some(options.as_c_str()))
             .with_context(|| format!("failed to mount {}", hierarchy.path.display()))?;
     }
-    cgroups::make(TEST_CGROUP)?;
-    cgroups::join(TEST_CGROUP)?;
+    Ok(())
+}
+
+/// Makes files and network as a story expects them.
+pub(crate) fn prepare() -> Result<()> {
+    let folder = PathBuf::from(env::var_os(INSIDE).context("the test's folder was not given")?);
     filesystem::prepare(&folder)?;
     run("ip", &["link", "set", "lo", "up"])
 }

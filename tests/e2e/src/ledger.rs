@@ -190,7 +190,7 @@ fn processes(scope: &Scope) -> io::Result<Vec<String>> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         // This process, and those that wait for it, are not left behind.
-        if ancestors().contains(&pid) {
+        if ancestors().contains(&pid) || is_kernels(pid) {
             continue;
         }
         let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
@@ -205,6 +205,16 @@ fn processes(scope: &Scope) -> io::Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// Whether a process is a thread of the kernel: a machine of one's own has those too, and they come and go.
+fn is_kernels(pid: u32) -> bool {
+    /// `PF_KTHREAD` (linux/sched.h).
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may contain spaces; the flags are the 7th field after it.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
 }
 
 /// This process, its parent, and so on.

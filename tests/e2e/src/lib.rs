@@ -23,6 +23,7 @@ pub mod cgroups;
 pub mod daemon;
 pub mod enclosure;
 pub mod filesystem;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod lab;

@@ -1,7 +1,7 @@
 //! `harness`: what tests and `cargo xtask` need done by a process of its own.
 //!
 //! `ledger` prints what is on the machine; `pack` makes an image of a static program; `enclose` and `init` are the two
-//! steps into a test's enclosure (see the library's `enclosure`).
+//! steps into a test's enclosure (see the library's `enclosure`), `guest` is the one into a virtual machine (`guest`).
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use e2e::{enclosure, image, ledger};
+use e2e::{enclosure, guest, image, ledger};
 
 /// Helps the tests and the demo.
 #[derive(Parser)]
@@ -35,6 +35,12 @@ enum Command {
         cgroup: String,
         /// The test and its arguments.
         #[arg(last = true)]
+        test: Vec<String>,
+    },
+    /// Be the first process of a virtual machine.
+    Guest {
+        /// The test and its arguments, without `--` before them: the kernel leaves out what is behind a second one.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         test: Vec<String>,
     },
     /// Be the first process of an enclosure.
@@ -63,6 +69,7 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("{reference} {digest}");
         }
         Command::Enclose { cgroup, test } => return enclosure::enter(&cgroup, &test),
+        Command::Guest { test } => return guest::first(&test),
         Command::Init { test } => return enclosure::init(&test),
     }
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::guest;
+
 /// For what happens at once on a machine that is not overloaded.
 pub const SHORT: Duration = Duration::from_secs(20);
 /// For what takes a timeout of RIK's own first, such as a node found missing (15 s).
@@ -22,6 +24,7 @@ pub fn wait_until<T, S: Display>(
     mut look: impl FnMut() -> Result<T, S>,
 ) -> T {
     let started = Instant::now();
+    let deadline = deadline * guest::patience();
     loop {
         match look() {
             Ok(value) => return value,

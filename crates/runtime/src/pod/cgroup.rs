@@ -22,7 +22,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::limits::{CPU_PERIOD_MICROS, Limits};
+use super::{
+    limits::{CPU_PERIOD_MICROS, Limits},
+    switches,
+};
 
 /// Where the unified hierarchy is if it is the only one, and where the others are below.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -41,8 +44,6 @@ const DEVICES: [&str; 8] = [
     "c 5:2 rwm",
     "c 136:* rwm",
 ];
-/// The v2 controllers that pods are given, where the machine has them.
-const UNIFIED_CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
 /// Folder of everything of RIK.
 const TOP: &str = "rik";
 /// How long a group's processes may take to vanish after they were killed.
@@ -261,8 +262,12 @@ impl Cgroups {
     pub fn remove_all(&self) -> Result<(), CgroupError> {
         self.remove_below(&Path::new(TOP).join(&self.node))?;
         for root in self.roots() {
+            let top = root.join(TOP);
+            let noted = switches::noted(&top);
             // Other nodes of this machine may live there.
-            let _ = fs::remove_dir(root.join(TOP));
+            if fs::remove_dir(&top).is_ok() && self.is_unified() {
+                switches::take_back(&root, &noted);
+            }
         }
         Ok(())
     }
@@ -285,14 +290,15 @@ impl Cgroups {
 
     fn make_base(&self) -> Result<(), CgroupError> {
         for root in self.roots() {
-            if self.is_unified() {
-                enable_controllers(&root);
-            }
+            let switched_on = if self.is_unified() { switches::pass_on(&root) } else { Vec::new() };
             for folder in [root.join(TOP), root.join(TOP).join(&self.node)] {
                 make(&folder)?;
                 // Older kernels count a group's children against it only if told to, and only before it has any.
                 let _ = fs::write(folder.join("memory.use_hierarchy"), "1");
                 self.pass_down(&folder)?;
+            }
+            if !switched_on.is_empty() {
+                switches::note(&root.join(TOP), &switched_on);
             }
         }
         Ok(())
@@ -301,7 +307,7 @@ impl Cgroups {
     /// Lets a new group pass on to its children what it has itself.
     fn pass_down(&self, group: &Path) -> Result<(), CgroupError> {
         if self.is_unified() {
-            enable_controllers(group);
+            switches::pass_on(group);
             return Ok(());
         }
         self.pass_down_cpuset(group)
@@ -428,14 +434,6 @@ fn layout_of(mountinfo: &str) -> Option<Layout> {
     unified.map(Layout::Unified).or(legacy)
 }
 
-fn enable_controllers(group: &Path) {
-    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else { return };
-    for controller in available.split_whitespace().filter(|name| UNIFIED_CONTROLLERS.contains(name)) {
-        // One at a time, as one that cannot be enabled would hold back the others; a limit that needs it says so.
-        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
-    }
-}
-
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::Path { operation, path: path.to_owned(), source }
 }
@@ -559,8 +557,10 @@ mod tests {
         assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap().trim(), "7");
         let below = pids.join("0");
         assert_eq!(fs::read_to_string(below.join("pids.max")).unwrap().trim(), "5");
-        let devices = groups.dir_of("devices").unwrap().join(TOP).join(&node).join("pod/0/devices.list");
-        assert_eq!(fs::read_to_string(devices).unwrap().lines().collect::<Vec<_>>(), DEVICES);
+        if !groups.is_unified() {
+            let devices = groups.dir_of("devices").unwrap().join(TOP).join(&node).join("pod/0/devices.list");
+            assert_eq!(fs::read_to_string(devices).unwrap().lines().collect::<Vec<_>>(), DEVICES);
+        }
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         write(&below.join("cgroup.procs"), &child.id().to_string()).unwrap();
         groups.remove_pod("pod").unwrap();

@@ -32,6 +32,7 @@ mod record;
 pub mod rootfs;
 pub mod shim;
 pub mod spec;
+mod switches;
 mod views;
 
 pub use images::RegistryConfig;
