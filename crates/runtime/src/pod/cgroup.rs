@@ -46,6 +46,8 @@ const DEVICES: [&str; 8] = [
 ];
 /// Folder of everything of RIK.
 const TOP: &str = "rik";
+/// How often the node's own group is tried to be made: each further try needs another node that ends at that instant.
+const BASE_TRIES: u32 = 10;
 /// How long a group's processes may take to vanish after they were killed.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
 /// Time between two looks at a group that is not empty yet.
@@ -288,7 +290,22 @@ impl Cgroups {
         }
     }
 
+    /// Another node of this machine removes our common folder when it is empty, so it may go while we fill it.
     fn make_base(&self) -> Result<(), CgroupError> {
+        let mut tries = 1;
+        loop {
+            match self.try_to_make_base() {
+                Err(CgroupError::Path { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && tries < BASE_TRIES =>
+                {
+                    tries += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn try_to_make_base(&self) -> Result<(), CgroupError> {
         for root in self.roots() {
             let switched_on = if self.is_unified() { switches::pass_on(&root) } else { Vec::new() };
             for folder in [root.join(TOP), root.join(TOP).join(&self.node)] {
