@@ -134,6 +134,7 @@ async fn an_image_that_is_not_on_disk_yet_outlives_the_process() {
 async fn a_damaged_list_is_an_error_and_nothing_is_removed() {
     let lab = Lab::new();
     soon(lab.store.load(packed("hello:1", "hi"))).await.unwrap();
+    settled_list(&lab);
     let Lab { scratch, store } = lab;
     drop(store);
     let root = scratch.path().join("store");
