@@ -35,6 +35,8 @@ const HERE: &str = "RIK_E2E_GUEST";
 const KERNEL: &str = "guest-kernel";
 /// Where the modules are in a guest, in files whose names are in the order of loading.
 const MODULES: &str = "/modules";
+/// What the names of compressed modules end with.
+const COMPRESSED: &str = ".xz";
 /// What RIK needs of a kernel beyond what is built in: root file systems, links, and what its rules are made of.
 const NEEDED_MODULES: [&str; 13] = [
     "overlay",
@@ -188,25 +190,41 @@ struct Modules(BTreeMap<String, PathBuf>);
 
 impl Modules {
     fn find(folder: &Path) -> Result<Self> {
-        let all = files(folder)?.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "ko"));
-        let named = |path: PathBuf| Some((path.file_stem()?.to_string_lossy().replace('-', "_"), path));
-        Ok(Self(all.filter_map(named).collect()))
+        let named = |path: PathBuf| {
+            let file = path.file_name()?.to_string_lossy().into_owned();
+            let name = file.strip_suffix(COMPRESSED).unwrap_or(&file).strip_suffix(".ko")?;
+            Some((plain(name), path))
+        };
+        Ok(Self(files(folder)?.into_iter().filter_map(named).collect()))
     }
 
-    /// Appends `module` to `order`, after what it depends on.
-    fn add(&self, module: &str, order: &mut Vec<PathBuf>) -> Result<()> {
-        let path = self.0.get(&module.replace('-', "_"));
-        let path = path.with_context(|| format!("the kernel has no module {module}"))?;
-        if order.contains(path) {
+    /// Appends `module`, its name and its content, to `order`, after what it depends on.
+    fn add(&self, module: &str, order: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+        let name = plain(module);
+        if order.iter().any(|(known, _)| *known == name) {
             return Ok(());
         }
-        let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-        for needed in dependencies(&bytes) {
-            self.add(&needed, order)?;
-        }
-        order.push(path.clone());
+        let path = self.0.get(&name).with_context(|| format!("the kernel has no module {module}"))?;
+        let content = content(path).with_context(|| format!("failed to read {}", path.display()))?;
+        dependencies(&content).iter().try_for_each(|needed| self.add(needed, order))?;
+        order.push((name, content));
         Ok(())
     }
+}
+
+fn plain(module: &str) -> String {
+    module.replace('-', "_")
+}
+
+/// What is in a module's file; newer packages have it compressed.
+fn content(module: &Path) -> Result<Vec<u8>> {
+    if !module.to_string_lossy().ends_with(COMPRESSED) {
+        return Ok(fs::read(module)?);
+    }
+    let output =
+        Command::new(programs::needed("xz")).args(["--decompress", "--stdout"]).arg(module).output()?;
+    ensure!(output.status.success(), "xz failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
 }
 
 /// What a module says about the modules that it needs: the text behind `depends=` in its list of properties, which are
@@ -241,8 +259,10 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn fill(tree: &Path, kernel: &Kernel, test: &Path) -> Result<()> {
     let mut order = Vec::new();
     NEEDED_MODULES.iter().try_for_each(|module| kernel.modules.add(module, &mut order))?;
-    for (position, module) in order.iter().enumerate() {
-        put(module, &inside(tree, Path::new(MODULES)).join(format!("{position:03}.ko")))?;
+    let modules = inside(tree, Path::new(MODULES));
+    fs::create_dir_all(&modules).with_context(|| format!("failed to make {}", modules.display()))?;
+    for (position, (name, content)) in order.iter().enumerate() {
+        fs::write(modules.join(format!("{position:03}-{name}.ko")), content)?;
     }
     let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|folder| tree.join(folder)).collect();
     folders.extend([programs::workspace_folder(), story_folder()].map(|folder| inside(tree, &folder)));

@@ -8,8 +8,8 @@
 //! ```
 //! libcontainer has no part in this (`docs/adr/0026-own-control-groups.md`): the process that becomes a container is
 //! born in its groups or moves itself there ([`Groups`]).
-//! *Guarantees*: nothing outside `/rik/<node>` is ever written to, but for the v2 switch that lets controllers reach it;
-//! mounts are never changed; removing a pod ends whatever still runs in it.
+//! *Guarantees*: nothing outside `/rik/<node>` is ever written to, but for the v2 switch that lets controllers reach it
+//! (`switches`); mounts are never changed; removing a pod ends whatever still runs in it.
 //! *Assumption*: where v1 hierarchies exist they are used, as libcontainer does; a unified one beside them is left alone.
 
 use std::{
