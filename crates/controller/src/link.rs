@@ -332,3 +332,74 @@ fn seen(cluster: &Cluster, change: &Change) -> Option<Placed> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use model::Clock;
+    use store::MemoryStore;
+
+    use super::*;
+    use crate::cluster::{Ids, Parts, SubnetPlan};
+
+    async fn cluster() -> Cluster {
+        let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+        let (store, subnets) = (Arc::new(MemoryStore::new()), SubnetPlan::default());
+        Cluster::open(Parts { store, clock, ids: Ids::seeded(1), subnets }).await.unwrap()
+    }
+
+    fn value(uid: &str, status: &str) -> Arc<str> {
+        let value = serde_json::json!({
+            "id": "web", "uid": uid, "workloadId": "w", "workload": "web", "namespace": "default", "kind": "Pod",
+            "status": status, "createdAt": "1970-01-01T00:00:00Z", "spec": { "containers": [] },
+        });
+        value.to_string().into()
+    }
+
+    fn change(revision: u64, op: Op) -> Change {
+        let (revision, at) = (Revision(revision), Timestamp::UNIX_EPOCH);
+        Change { revision, index: 0, at, key: key::instance(model::Kind::Pod, "web"), op }
+    }
+
+    fn put(revision: u64, uid: &str, status: &str) -> Change {
+        change(revision, Op::Put { value: value(uid, status), created: Revision(1) })
+    }
+
+    fn gone(revision: u64, uid: &str) -> Change {
+        change(revision, Op::Delete { last: Some(value(uid, "Running")) })
+    }
+
+    /// Uid and status of what is there, and the uids of what is gone.
+    async fn heard(changes: &[Change]) -> (u64, Vec<(String, String)>, Vec<String>) {
+        match told(&cluster().await, changes) {
+            Some(FromController::Changes { revision, instances, gone_instances, .. }) => {
+                let there = instances.into_iter().map(|one| (one.uid, one.status.to_string())).collect();
+                (revision.0, there, gone_instances)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn of_several_changes_to_an_instance_the_last_one_is_told() {
+        let (revision, there, gone) = heard(&[put(2, "a", "Pending"), put(3, "a", "Running")]).await;
+        assert_eq!(
+            (revision, there, gone),
+            (3, vec![("a".to_owned(), "Running".to_owned())], Vec::<String>::new())
+        );
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_came_and_went_is_told_as_gone() {
+        let (_, there, uids) = heard(&[put(2, "a", "Pending"), gone(3, "a")]).await;
+        assert_eq!((there, uids), (Vec::new(), vec!["a".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn an_instance_whose_place_another_has_taken_is_told_as_gone_beside_the_other() {
+        let (_, there, uids) = heard(&[gone(2, "a"), put(3, "b", "Pending")]).await;
+        assert_eq!((there, uids), (vec![("b".to_owned(), "Pending".to_owned())], vec!["a".to_owned()]));
+    }
+}

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use model::{
     Kind, Node, NodeStatus, Revision, Status, WorkloadSpec,
+    manifest::read::{self, Strictness},
     node::NodeFacts,
     quantity::{Cpu, Memory},
 };
@@ -274,4 +275,22 @@ fn an_explanation_that_was_not_recorded_is_given_again() {
     assert!(!explained(&scene.wait(TICK)), "it is left out, and that is said already");
     let out = scene.controller(FromController::PlanResult { plan: 1, refused: vec!["uid-web".to_owned()] });
     assert!(explained(&out), "{out:?}");
+}
+
+#[test]
+fn a_published_port_is_free_again_when_its_instance_has_ended() {
+    let manifest = r#"{"kind":"Pod","name":"web","spec":{"containers":[{"name":"c","image":"i","ports":[{"port":8080}]}]}}"#;
+    let spec = read::workload(manifest, Strictness::Strict).unwrap().spec;
+    let publishing =
+        |id, revision, node, status| Placed { spec: spec.clone(), ..instance(id, revision, node, status) };
+    let (mut scene, _) = Scene::with(vec![record("n1")], vec![]);
+    scene.input(Input::NodeConnected(NODE, hello("n1")));
+    let both = vec![publishing("one", 2, None, Status::Pending), publishing("two", 2, None, Status::Pending)];
+    let out = scene.controller(changes(2, vec![], both));
+    assert_eq!(plans(&out), [("one".to_owned(), "n1".to_owned())]);
+    let bound = publishing("one", 3, Some("n1"), Status::Running);
+    assert!(plans(&scene.controller(changes(3, vec![], vec![bound]))).is_empty());
+    let ended = publishing("one", 4, Some("n1"), Status::Terminated);
+    let out = scene.controller(changes(4, vec![], vec![ended]));
+    assert_eq!(plans(&out), [("two".to_owned(), "n1".to_owned())]);
 }
