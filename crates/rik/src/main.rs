@@ -44,6 +44,9 @@ enum Command {
         /// Take everything of the node away instead
         #[arg(long, hide = true)]
         reset: bool,
+        /// End when standard input does: so does the node of a `rik up` that was killed
+        #[arg(long, hide = true)]
+        tied: bool,
     },
 }
 
@@ -71,14 +74,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             daemon::init_logs("warn");
             tokio()?.block_on(up::down(&layout::Layout::of(data_dir)?))
         }
-        Command::Node { name, data_dir, reset } => {
+        Command::Node { name, data_dir, reset, tied } => {
             must_be_root()?;
             daemon::init_logs("info");
             let layout = layout::Layout::of(data_dir)?;
             // Before there is any thread: a namespace is entered by one thread and inherited by those it starts.
             node::enter(&layout, &name)?;
             tokio()?.block_on(async {
-                if reset { node::reset(&layout, &name).await } else { node::run(&layout, &name).await }
+                if reset { node::reset(&layout, &name).await } else { node::run(&layout, &name, tied).await }
             })
         }
     }

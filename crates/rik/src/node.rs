@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
 use anyhow::Context;
 use runtime::pod::{RegistryConfig, link::ShimCommand};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
+use tokio_util::sync::CancellationToken;
 
 use crate::layout::Layout;
 
@@ -20,9 +22,12 @@ pub(crate) fn enter(layout: &Layout, name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("could not enter the network of node {name:?}"))
 }
 
-/// Runs its riklet until a signal.
-pub(crate) async fn run(layout: &Layout, name: &str) -> anyhow::Result<()> {
+/// Runs its riklet until a signal, or, if it is `tied`, until the other end of standard input is closed.
+pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Result<()> {
     let shutdown = daemon::shutdown_on_signals()?;
+    if tied {
+        follow_parent(shutdown.clone())?;
+    }
     let scheduler = format!("unix:{}", layout.socket().display());
     let config = riklet::start::Config {
         endpoints: vec![proto::channel::endpoint(&scheduler)?],
@@ -34,6 +39,22 @@ pub(crate) async fn run(layout: &Layout, name: &str) -> anyhow::Result<()> {
         shim: ShimCommand::default(),
     };
     riklet::start::run(config, shutdown).await
+}
+
+/// Ends the node with the process that holds the other end of standard input, however that ends. What the node has
+/// started goes on, as after a signal.
+fn follow_parent(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().context("could not take standard input")?;
+    let mut parent = Receiver::from_owned_fd(stdin).context("could not follow the parent")?;
+    tokio::spawn(async move {
+        // Nothing is ever said there: any answer is the end.
+        let _ = parent.read_u8().await;
+        if !shutdown.is_cancelled() {
+            tracing::warn!("`rik up` is gone; this node ends, what it started goes on");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
 }
 
 /// Takes everything of it away.

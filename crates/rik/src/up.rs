@@ -211,7 +211,9 @@ async fn start_node(layout: &Layout, wires: &Network, name: &str) -> anyhow::Res
     Command::new(this)
         .args(["node", name, "--data-dir"])
         .arg(layout.root())
-        .stdin(Stdio::null())
+        .arg("--tied")
+        // Held open as long as this process lives: a node does not outlive it.
+        .stdin(Stdio::piped())
         // A signal from the terminal reaches the whole group; the node must hear of it from us, in order.
         .process_group(0)
         .spawn()
@@ -225,6 +227,8 @@ async fn keep(
     data_dir: PathBuf,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    // Waiting would close it.
+    let _tie = node.stdin.take();
     tokio::select! {
         ended = node.wait() => {
             let ended = ended.with_context(|| format!("could not watch node {name}"))?;

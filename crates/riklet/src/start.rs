@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -27,6 +28,11 @@ use crate::{
 
 /// Name of the bridge. One riklet uses it in its network namespace.
 const BRIDGE: &str = "rik0";
+
+/// How long another riklet of the same directory may take to be gone: one that is ending is gone in a moment.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two tries to take its place.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a riklet needs to know.
 #[derive(Clone, Debug)]
@@ -53,7 +59,7 @@ pub struct Config {
 /// It could not start.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     make_state_dir(&config.state_dir)?;
-    let _lock = lock(&config.state_dir)?;
+    let _lock = lock(&config.state_dir).await?;
     let mut identity = IdentityFile::open(&config.state_dir, || uuid::Uuid::new_v4().to_string())?;
     identity.change(|record| record.name = Some(config.name.clone()))?;
     let facts = facts::read(&config.labels);
@@ -118,7 +124,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
     if !state_dir.exists() {
         return Ok(());
     }
-    let lock = lock(state_dir)?;
+    let lock = lock(state_dir).await?;
     let identity = IdentityFile::open(state_dir, || uuid::Uuid::new_v4().to_string())?;
     if let Some(subnet) = identity.get().pod_subnet.clone() {
         let config = Config {
@@ -152,13 +158,17 @@ fn make_state_dir(path: &Path) -> anyhow::Result<()> {
 }
 
 /// One riklet for each state directory: the second one is told the first one's pid.
-fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {
+async fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {
     use std::io::{Read, Seek, Write};
     let path = state_dir.join("riklet.lock");
     let opened = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
     let mut file = opened.with_context(|| format!("could not open {}", path.display()))?;
-    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    if locked.is_err() {
+    let until = tokio::time::Instant::now() + LOCK_PATIENCE;
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        if tokio::time::Instant::now() < until {
+            tokio::time::sleep(LOCK_PAUSE).await;
+            continue;
+        }
         let mut owner = String::new();
         // Only for the message.
         let _ = file.read_to_string(&mut owner);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use e2e::api::text;
+use e2e::api::{pids, text};
 use e2e::manifest::{sleeper, web};
 use e2e::{Api, LONG, Lab, image, programs, rikctl, story, wait_until};
 
@@ -56,6 +56,26 @@ fn rik_up_with_three_nodes_spreads_thirty_instances() {
             *counts.entry(text(&api.wait_status(&id, "Running")["node"])).or_default() += 1;
         }
         assert_eq!(counts.values().copied().collect::<Vec<_>>(), [10, 10, 10], "{counts:?}");
+        down(lab);
+    });
+}
+
+#[test]
+fn rik_up_that_was_killed_takes_its_nodes_along_and_their_containers_go_on() {
+    story(|lab| {
+        let api = up(lab, &["--nodes", "2"]);
+        wait_ready(api, 2);
+        lab.load(&image::busybox("busybox:1"));
+        let workload = api.create_workload(&sleeper("steady"));
+        let process = |id: &String| pids(&api.wait_status(id, "Running"))[0];
+        let ids = api.create_instances(&workload, 2);
+        let before: Vec<u32> = ids.iter().map(process).collect();
+        lab.kill("rik");
+        let api = up(lab, &["--nodes", "2"]);
+        wait_ready(api, 2);
+        assert_eq!(ids.iter().map(process).collect::<Vec<_>>(), before, "the same containers");
+        // The new nodes serve them: they end what they are told to end, and begin new ones.
+        api.run(&sleeper("newcomer"));
         down(lab);
     });
 }

@@ -307,15 +307,17 @@ impl Cgroups {
 
     fn try_to_make_base(&self) -> Result<(), CgroupError> {
         for root in self.roots() {
+            // Our folder before the switches above it: nobody takes switches back as long as there is a group.
+            make(&root.join(TOP))?;
             let switched_on = if self.is_unified() { switches::pass_on(&root) } else { Vec::new() };
+            if !switched_on.is_empty() {
+                switches::note(&root.join(TOP), &switched_on);
+            }
             for folder in [root.join(TOP), root.join(TOP).join(&self.node)] {
                 make(&folder)?;
                 // Older kernels count a group's children against it only if told to, and only before it has any.
                 let _ = fs::write(folder.join("memory.use_hierarchy"), "1");
                 self.pass_down(&folder)?;
-            }
-            if !switched_on.is_empty() {
-                switches::note(&root.join(TOP), &switched_on);
             }
         }
         Ok(())
