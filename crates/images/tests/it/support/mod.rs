@@ -8,7 +8,7 @@ pub(crate) mod site;
 use std::error::Error;
 use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use images::{ImageStore, Reference, RegistryConfig};
 
@@ -28,6 +28,11 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         for pod in std::fs::read_dir(self.path().join("pods")).into_iter().flatten().flatten() {
             let _ = rustix::mount::unmount(pod.path().join("rootfs"), rustix::mount::UnmountFlags::DETACH);
+        }
+        // A store that is still noting what the disk has writes its list anew into what is being removed.
+        let deadline = Instant::now() + PATIENCE;
+        while std::fs::remove_dir_all(self.path()).is_err() && self.path().exists() && Instant::now() < deadline {
+            std::thread::yield_now();
         }
     }
 }
