@@ -74,13 +74,12 @@ pub(crate) const FOR_TEST: &[Need] = &[
         "to be a machine with control groups of version 2 alone",
     ),
     need(&["mke2fs"], "e2fsprogs", "e2fsprogs", "to make that machine's disk"),
+    need(&["umoci"], "umoci", "umoci", "to compare our unpacking of images with"),
 ];
 
 /// What the measurements need beyond that.
-pub(crate) const FOR_BENCH: &[Need] = &[
-    need(&["umoci"], "umoci", "umoci", "to compare our unpacking of images with"),
-    need(&["strace"], "strace", "strace", "to count how often an idle cluster waits for the disk"),
-];
+pub(crate) const FOR_BENCH: &[Need] =
+    &[need(&["strace"], "strace", "strace", "to count how often an idle cluster waits for the disk")];
 
 /// Installs what is missing of `needs`.
 ///

@@ -31,7 +31,10 @@ impl Drop for Scratch {
         }
         // A store that is still noting what the disk has writes its list anew into what is being removed.
         let deadline = Instant::now() + PATIENCE;
-        while std::fs::remove_dir_all(self.path()).is_err() && self.path().exists() && Instant::now() < deadline {
+        while std::fs::remove_dir_all(self.path()).is_err()
+            && self.path().exists()
+            && Instant::now() < deadline
+        {
             std::thread::yield_now();
         }
     }
