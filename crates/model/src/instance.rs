@@ -73,6 +73,9 @@ pub struct Instance {
     /// How often its containers were started again.
     #[serde(default)]
     pub restarts: u32,
+    /// Whether it runs and the probes of all its containers say that it can serve.
+    #[serde(default)]
+    pub ready: bool,
     /// Its containers, as last seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<ContainerStatus>,
@@ -176,6 +179,9 @@ pub struct ContainerStatus {
     /// Why it ended as it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "date-time")]
@@ -184,4 +190,76 @@ pub struct ContainerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "date-time")]
     pub finished_at: Option<Timestamp>,
+    /// Whether it is an init container.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub init: bool,
+    /// Whether it runs and its probes say that it can serve.
+    #[serde(default)]
+    pub ready: bool,
+    /// How often it was started again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Runs before this one, in a row, that ended soon: the pause before the next start doubles with each.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quick_ends: u32,
+    /// How the run before this one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<PastRun>,
+}
+
+/// A run of a container that is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastRun {
+    /// Exit code; 128 and the signal's number if a signal ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Why it ended as it did, if that was a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl ContainerStatus {
+    /// What is known of a container that was never started.
+    #[must_use]
+    pub fn waiting(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            phase: ContainerPhase::Waiting,
+            image_digest: None,
+            pid: None,
+            exit_code: None,
+            signal: None,
+            reason: None,
+            message: None,
+            started_at: None,
+            finished_at: None,
+            init: false,
+            ready: false,
+            restarts: 0,
+            quick_ends: 0,
+            last_run: None,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
 }

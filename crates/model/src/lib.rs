@@ -16,7 +16,7 @@ pub mod reason;
 mod revision;
 
 pub use clock::Clock;
-pub use instance::{ContainerPhase, ContainerStatus, Instance, PublishedPort, WorkloadRecord};
+pub use instance::{ContainerPhase, ContainerStatus, Instance, PastRun, PublishedPort, WorkloadRecord};
 pub use lifecycle::Status;
 pub use manifest::{ContainerSpec, Kind, PortSpec, Protocol, Workload, WorkloadSpec};
 pub use node::{Node, NodeMetrics, NodeStatus};

@@ -14,14 +14,18 @@
 //! *Guarantees*: a status never moves backward; an ended instance never runs again; a report about another incarnation
 //! or from a node that does not own the instance changes nothing.
 
+pub mod containers;
+
 use std::{fmt, net::Ipv4Addr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::containers::{Course, course};
 use crate::{
-    instance::{ContainerPhase, ContainerStatus, Instance, PublishedPort},
+    instance::{ContainerStatus, Instance, PublishedPort},
+    manifest::WorkloadSpec,
     reason::Reason,
 };
 
@@ -88,9 +92,9 @@ pub enum Observed {
     Partial,
     /// Everything that it needs is there, and nothing has been started.
     Prepared,
-    /// At least one of its containers runs.
+    /// It was started and is not over: a container runs, or is going to.
     Running(Facts),
-    /// It had been started and no container runs any more; its network and mounts may still be there.
+    /// It had been started and is over; its network and mounts may still be there.
     Ended(Facts),
     /// It has ended, and only its record and logs are left.
     Released(Facts),
@@ -120,16 +124,6 @@ pub struct Facts {
     pub containers: Vec<ContainerStatus>,
 }
 
-impl Facts {
-    /// Whether a container has ended otherwise than it should have.
-    #[must_use]
-    pub fn any_failed(&self) -> bool {
-        self.containers
-            .iter()
-            .any(|container| container.phase == ContainerPhase::Exited && container.reason.is_some())
-    }
-}
-
 /// What the record said when the assignment was made: whether the node had ever begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum History {
@@ -152,14 +146,14 @@ impl From<Status> for History {
 }
 
 /// The one thing that a node does next about an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Record it, fetch its images, set up its sandbox. Safe to repeat from wherever it stopped.
     Prepare,
-    /// Start its containers.
-    Start,
-    /// Watch it until something changes.
-    Watch,
+    /// Start these of its containers, by their indices.
+    Start(Vec<usize>),
+    /// Watch it until something changes, or until this time.
+    Watch(Option<Timestamp>),
     /// It has ended: give back its network, mounts and groups, and keep record and logs.
     Release,
     /// End its containers, politely and then by force.
@@ -174,20 +168,33 @@ pub enum Step {
     ReportGone,
 }
 
-/// What to do next, from what is wanted, what is there, and what had been reported before.
+/// What to do next with an instance of this specification, from what is wanted, what is there, and what had been
+/// reported before.
 #[must_use]
-pub fn next_step(desired: Desired, observed: &Observed, history: History) -> Step {
+pub fn next_step(
+    desired: Desired,
+    observed: &Observed,
+    history: History,
+    spec: &WorkloadSpec,
+    now: Timestamp,
+) -> Step {
     match (desired, observed, history) {
         (Desired::Run, Observed::Absent, History::Fresh) => Step::Prepare,
         (Desired::Run, Observed::Absent, History::Begun) => Step::Forgotten,
         (Desired::Run, Observed::Absent, History::Over) => Step::Rest,
         (Desired::Run, Observed::Partial, History::Fresh | History::Begun) => Step::Prepare,
-        (Desired::Run, Observed::Prepared, History::Fresh | History::Begun) => Step::Start,
+        (Desired::Run, Observed::Prepared, History::Fresh | History::Begun) => {
+            Step::Start(containers::first(spec))
+        }
         // It failed before it ever ran; what was set up for it goes.
         (Desired::Run, Observed::Partial | Observed::Prepared, History::Over) => Step::Release,
-        // A pod is one application: when one of its containers has failed, the others are ended.
-        (Desired::Run, Observed::Running(facts), _) if facts.any_failed() => Step::Stop,
-        (Desired::Run, Observed::Running(_), _) => Step::Watch,
+        (Desired::Run, Observed::Running(facts), _) => match course(spec, &facts.containers, now) {
+            Course::Start(which) => Step::Start(which),
+            Course::Wait(until) => Step::Watch(until),
+            Course::End => Step::Stop,
+            // The next look will say so.
+            Course::Over => Step::Watch(Some(now)),
+        },
         (Desired::Run, Observed::Ended(_), _) => Step::Release,
         (Desired::Run, Observed::Released(_), _) => Step::Rest,
         (Desired::Destroy, Observed::Absent, _) => Step::ReportGone,
@@ -276,7 +283,10 @@ pub fn accept(old: &Instance, node: &str, report: &Report) -> Accepted {
 
 fn with_facts(old: &Instance, status: Status, facts: &Facts) -> Instance {
     let deleting = status == Status::Destroying;
+    let mut serving = facts.containers.iter().filter(|container| !container.init);
+    let ready = status == Status::Running && serving.all(|own| own.ready);
     Instance {
+        ready,
         status,
         reason: facts.reason.or(if deleting { old.reason } else { None }),
         message: facts.message.clone().or(if deleting { old.message.clone() } else { None }),

@@ -30,6 +30,10 @@ pub enum Reason {
     Signaled,
     /// A container used more memory than it may.
     OutOfMemory,
+    /// A container keeps ending, and is started again after a pause that grows.
+    CrashLoop,
+    /// A container was ended because its liveness or startup probe failed.
+    Unhealthy,
     /// It ended while nobody could see how.
     ExitUnknown,
     /// Its node is not heard from; it may still be running there.

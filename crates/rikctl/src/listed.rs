@@ -84,7 +84,7 @@ impl Listed for Instance {
     const NOUN: Noun = Noun::Instance;
     const COLUMNS: &'static [&'static str] = &["ID", "NAME", "STATUS"];
     const MORE: &'static [&'static str] =
-        &["WORKLOAD", "NODE", "IP", "PORTS", "RESTARTS", "AGE", "REASON", "MESSAGE"];
+        &["WORKLOAD", "NODE", "IP", "PORTS", "READY", "RESTARTS", "AGE", "REASON", "MESSAGE"];
 
     fn name(&self) -> &str {
         &self.id
@@ -104,6 +104,7 @@ impl Listed for Instance {
             or_dash(self.node.clone()),
             or_dash(self.ip.map(|ip| ip.to_string())),
             or_dash((!self.ports.is_empty()).then(|| ports(&self.ports))),
+            ready(self),
             self.restarts.to_string(),
             since(now, self.created_at),
             or_dash(self.reason.map(|reason| reason.to_string())),
@@ -119,6 +120,13 @@ impl Listed for Instance {
         let message = self.message.as_deref().map(|message| format!(": {message}"));
         Some(format!("{}: {reason}{}", self.id, message.unwrap_or_default()))
     }
+}
+
+/// Containers that can serve, of those that are to.
+fn ready(instance: &Instance) -> String {
+    let serving = instance.containers.iter().filter(|own| !own.init);
+    let ready = serving.filter(|own| own.ready).count();
+    format!("{ready}/{}", instance.spec.containers.len())
 }
 
 impl Listed for NodeView {

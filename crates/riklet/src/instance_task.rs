@@ -5,7 +5,8 @@
 //!          ▲ a change of what is wanted interrupts a step that only builds up
 //! ```
 //! What to do is the law of `model::lifecycle`; how to do it is the runtime's business; this file joins the two and
-//! says what came of it. It keeps nothing but the verdict on an instance that could not be begun.
+//! says what came of it. It keeps nothing but the verdict on an instance that could not be begun, and what its probes
+//! found out.
 //!
 //! *Guarantees*: one task for each instance, so nothing is ever done twice at once; a step that fails for a passing
 //! reason is tried again, more and more slowly.
@@ -15,12 +16,12 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use model::{
     Clock, Reason, Status,
-    lifecycle::{Desired, Facts, History, Observed, Said, Step, next_step},
+    lifecycle::{Desired, Facts, History, Observed, Said, Step, containers, next_step},
 };
 use runtime::{InstanceSpec, Runtime, RuntimeError};
 use tokio::sync::watch;
 
-use crate::reporter::Reporter;
+use crate::{probes::Probes, reporter::Reporter};
 
 /// Pause after the first failure of a step; doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -64,7 +65,8 @@ enum Outcome {
 
 /// Takes care of one instance until nothing is left of it.
 pub async fn run(tools: Tools, spec: InstanceSpec, mut wanted: watch::Receiver<Wanted>) {
-    let mut task = Task { tools, spec, verdict: None, failing_since: None, pause: FIRST_PAUSE };
+    let probes = Probes::new(spec.uid.clone(), tools.runtime.clone());
+    let mut task = Task { tools, spec, probes, verdict: None, failing_since: None, pause: FIRST_PAUSE };
     loop {
         let orders = wanted.borrow_and_update().clone();
         match task.step(&orders, &mut wanted).await {
@@ -94,6 +96,7 @@ pub async fn run(tools: Tools, spec: InstanceSpec, mut wanted: watch::Receiver<W
 struct Task {
     tools: Tools,
     spec: InstanceSpec,
+    probes: Probes,
     /// It could not be begun, and never will be.
     verdict: Option<Facts>,
     failing_since: Option<tokio::time::Instant>,
@@ -103,20 +106,25 @@ struct Task {
 impl Task {
     async fn step(&mut self, orders: &Wanted, wanted: &mut watch::Receiver<Wanted>) -> Outcome {
         let runtime = self.tools.runtime.clone();
-        let observed = match runtime.inspect(&self.spec.uid).await {
+        let mut observed = match runtime.inspect(&self.spec.uid).await {
             Ok(observed) => observed,
             Err(error) => return self.failed("look at the instance", &error),
         };
+        match &mut observed {
+            Observed::Running(facts) => self.probes.follow(&self.spec.spec, facts),
+            _ => self.probes.follow(&self.spec.spec, &mut Facts::default()),
+        }
         let history = if self.verdict.is_some() { History::Over } else { orders.history };
         let desired = orders.desired.unwrap_or(Desired::Run);
-        match next_step(desired, &observed, history) {
-            // Nothing is begun before the cluster has said that it is still wanted.
-            Step::Prepare | Step::Start | Step::Forgotten if orders.desired.is_none() => {
+        let begun = !matches!(observed, Observed::Absent | Observed::Partial | Observed::Prepared);
+        match next_step(desired, &observed, history, &self.spec.spec, self.now()) {
+            // Nothing is begun before the cluster has said that it is still wanted. What was begun goes on.
+            Step::Prepare | Step::Start(_) | Step::Forgotten if orders.desired.is_none() && !begun => {
                 Outcome::WaitForOrders
             }
             Step::Prepare => self.prepare(wanted).await,
-            Step::Start => self.start().await,
-            Step::Watch => self.watch(observed, wanted).await,
+            Step::Start(which) => self.start(&which, begun).await,
+            Step::Watch(until) => self.watch(observed, until, wanted).await,
             Step::Release => self.release(observed).await,
             Step::Stop => self.stop(desired).await,
             Step::Remove => self.remove().await,
@@ -164,8 +172,12 @@ impl Task {
         }
     }
 
-    async fn start(&mut self) -> Outcome {
-        match self.tools.runtime.start(&self.spec.uid).await {
+    async fn start(&mut self, which: &[usize], begun: bool) -> Outcome {
+        match self.tools.runtime.start(&self.spec.uid, which).await {
+            Ok(()) if begun => {
+                tracing::info!(instance.id = self.spec.id, containers = ?which, "containers started");
+                Outcome::Look
+            }
             Ok(()) => {
                 tracing::info!(instance.id = self.spec.id, "instance started");
                 Outcome::Look
@@ -174,16 +186,52 @@ impl Task {
         }
     }
 
-    async fn watch(&self, observed: Observed, wanted: &mut watch::Receiver<Wanted>) -> Outcome {
+    async fn watch(
+        &mut self,
+        observed: Observed,
+        until: Option<Timestamp>,
+        wanted: &mut watch::Receiver<Wanted>,
+    ) -> Outcome {
         if let Observed::Running(facts) = observed {
-            self.say(Said::Status(Status::Running, Box::new(facts)));
+            let (status, facts) = containers::told(&self.spec.spec, facts);
+            self.say(Said::Status(status, Box::new(facts)));
         }
+        if let Some((index, why)) = self.probes.unhealthy() {
+            return self.end_unhealthy(index, &why, wanted).await;
+        }
+        let left = until.map(|until| until.duration_since(self.now()));
+        let left = left.map(|left| Duration::try_from(left).unwrap_or(Duration::ZERO));
         tokio::select! {
             biased;
             _ = wanted.changed() => {}
             () = self.tools.runtime.changed(&self.spec.uid) => {}
+            () = self.probes.changed() => {}
+            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
         }
         Outcome::Look
+    }
+
+    async fn end_unhealthy(
+        &mut self,
+        index: usize,
+        why: &str,
+        wanted: &mut watch::Receiver<Wanted>,
+    ) -> Outcome {
+        tracing::info!(instance.id = self.spec.id, container = index, "a container is ended because {why}");
+        let runtime = self.tools.runtime.clone();
+        let ended = tokio::select! {
+            biased;
+            // The whole instance ends then, and this container with it.
+            _ = wanted.wait_for(|wanted| wanted.desired == Some(Desired::Destroy)) => return Outcome::Look,
+            ended = runtime.end_container(&self.spec.uid, index, why) => ended,
+        };
+        match ended {
+            Ok(()) => {
+                self.probes.forget(index);
+                Outcome::Look
+            }
+            Err(error) => self.failed("end a container whose probe failed", &error),
+        }
     }
 
     async fn release(&mut self, observed: Observed) -> Outcome {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use model::{
     Reason,
     lifecycle::{Facts, Observed},
+    manifest::health::Action,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -193,7 +194,7 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn start(&self, uid: &str) -> Result<(), RuntimeError> {
+    async fn start(&self, uid: &str, _which: &[usize]) -> Result<(), RuntimeError> {
         self.host.pause().await;
         {
             let mut state = self.host.state();
@@ -211,6 +212,20 @@ impl Runtime for FakeRuntime {
         self.host.0.changed.notify_waiters();
         self.host.pause().await;
         Ok(())
+    }
+
+    async fn ask(
+        &self,
+        _uid: &str,
+        _index: usize,
+        _action: Action<'_>,
+        _within: Duration,
+    ) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn end_container(&self, uid: &str, _index: usize, _why: &str) -> Result<(), RuntimeError> {
+        self.stop(uid).await
     }
 
     async fn changed(&self, uid: &str) {

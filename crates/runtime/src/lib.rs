@@ -10,17 +10,20 @@
 //!
 //! *Guarantees*, for every implementation:
 //! - Each method is safe to repeat, and safe to be dropped or killed at any instant.
-//! - After `start` has begun for an instance, no later call ever starts it a second time.
+//! - A container whose start has begun is not started again before [`Runtime::inspect`] has shown that it ended.
 //! - After `remove` returned Ok, nothing of the instance is left: no process, mount, namespace, group, address, rule, file.
 //! - One instance's trouble never blocks a call about another.
 
 pub mod fake;
 pub mod pod;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use model::{
     Kind, WorkloadSpec,
     lifecycle::{Facts, Observed},
+    manifest::health::Action,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +57,17 @@ pub trait Runtime: Send + Sync + 'static {
     /// Completes what an earlier attempt left half done.
     async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Result<(), RuntimeError>;
 
-    /// Starts the prepared instance. Ok once all of its containers have started; on an error none of them is left.
-    async fn start(&self, uid: &str) -> Result<(), RuntimeError>;
+    /// Starts containers of an instance that is prepared, or runs: those that were never started, and anew those that
+    /// have ended, with a fresh root file system. Others are left alone. Ok once each of them has started, or has ended
+    /// with the reason for which it could not: [`Runtime::inspect`] tells.
+    async fn start(&self, uid: &str, which: &[usize]) -> Result<(), RuntimeError>;
+
+    /// Puts a probe's question to a running container. Err says, as a fragment, what was wrong with the answer.
+    async fn ask(&self, uid: &str, index: usize, action: Action<'_>, within: Duration) -> Result<(), String>;
+
+    /// Ends one container, politely and then by force, because its probe failed; `why` becomes part of its message. What
+    /// follows is for its restart policy to say.
+    async fn end_container(&self, uid: &str, index: usize, why: &str) -> Result<(), RuntimeError>;
 
     /// Waits until [`Runtime::inspect`] may say something new about a running instance.
     async fn changed(&self, uid: &str);

@@ -24,7 +24,7 @@ fn container_runs_logs_and_ends_with_its_code() {
 }
 
 #[test]
-fn program_that_cannot_run_is_explained_and_ends_the_others_of_its_pod() {
+fn program_that_cannot_run_is_explained_and_the_others_of_its_pod_go_on() {
     let bench = Bench::new();
     bench.begin_shim();
     let mut pod = bench.pod(&["sleep 1000", "true"]);
@@ -34,6 +34,9 @@ fn program_that_cannot_run_is_explained_and_ends_the_others_of_its_pod() {
     let why = "\"/bin/nope\" not found in the image".to_owned();
     assert_eq!(answer, Answer::StartFailed { index: 1, why: why.clone() });
     assert_eq!(bench.wait_for_exit(&pod, 1).start_error, Some(why));
+    let kill = Request::Signal { pod: pod.uid.clone(), only: vec![0], signal: 9 };
+    assert_eq!(caller.ask(kill), Answer::Signalled { running: 1, hearing: 1 });
+    assert_eq!(bench.wait_for_exit(&pod, 0).signal, Some(9));
     let mut text = bench.pod(&["true"]);
     text.set_args(0, &["/etc/words"]);
     let answer = caller.ask(bench.start(&text));
@@ -64,7 +67,7 @@ fn killed_shim_breaks_no_container_and_the_next_one_takes_over() {
     let lines = read_log(&pod.log(0));
     let expected: Vec<String> = (1..=lines.len()).map(|n| format!("stdout F line {n}")).collect();
     assert_eq!(lines, expected, "lines were lost or torn");
-    let signal = Request::Signal { pod: pod.uid.clone(), signal: 15 };
+    let signal = Request::Signal { pod: pod.uid.clone(), only: Vec::new(), signal: 15 };
     assert_eq!(caller.ask(signal), Answer::Signalled { running: 1, hearing: 1 });
     let exit = bench.wait_for_exit(&pod, 0);
     // It was not this shim's child: if its new parent was quicker on an older kernel, the code is honestly unknown.
@@ -133,7 +136,7 @@ fn shim_becomes_another_program_and_keeps_its_children_their_codes_and_their_lin
     assert_eq!(lines, expected, "lines were lost or torn");
     assert_eq!(bench.process(&steady, 0).pid, container);
     let mut caller = bench.caller();
-    let signal = Request::Signal { pod: steady.uid.clone(), signal: 15 };
+    let signal = Request::Signal { pod: steady.uid.clone(), only: Vec::new(), signal: 15 };
     assert_eq!(caller.ask(signal), Answer::Signalled { running: 1, hearing: 1 });
     assert_eq!(bench.wait_for_exit(&steady, 0).code, Some(5), "its own child's code is always known");
     assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
@@ -164,7 +167,7 @@ fn shim_that_cannot_become_another_program_goes_on_as_before() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!output.status.success() && said.contains("executing the caller's program"), "{said}");
     let mut caller = bench.caller();
-    caller.ask(Request::Signal { pod: pod.uid.clone(), signal: 15 });
+    caller.ask(Request::Signal { pod: pod.uid.clone(), only: Vec::new(), signal: 15 });
     assert_eq!(bench.wait_for_exit(&pod, 0).code, Some(5));
     assert_eq!(caller.ask(Request::Shutdown), Answer::Done);
 }
@@ -188,7 +191,7 @@ fn flood_of_output_is_bounded_and_delays_nobody() {
     let total: u64 =
         std::fs::read_dir(flood.logs()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(total < (2 * (3 * 10 + 2)) << 20, "{total} bytes of logs");
-    caller.ask(Request::Signal { pod: flood.uid.clone(), signal: 9 });
+    caller.ask(Request::Signal { pod: flood.uid.clone(), only: Vec::new(), signal: 9 });
     assert_eq!(bench.wait_for_exit(&flood, 0).signal, Some(9));
     bench.wait_for_exit(&flood, 1);
     assert_eq!(caller.ask(Request::Shutdown), Answer::Done);

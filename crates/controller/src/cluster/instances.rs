@@ -202,6 +202,7 @@ impl Cluster {
             ports: Vec::new(),
             exit_code: None,
             restarts: 0,
+            ready: false,
             containers: Vec::new(),
             created_at: self.now(),
             started_at: None,

@@ -229,7 +229,7 @@ async fn an_instance_is_created_read_and_deleted() {
     content-type: application/json
     etag: "3"
 
-    {"revision":3,"id":"web-1","uid":"1dd1ac08-f9cb-4d2c-aa60-9fae38dfe509","workloadId":"b7e1e158-6721-4173-bb2b-2203a8a4fd91","workload":"web","namespace":"default","kind":"Pod","status":"Pending","restarts":0,"createdAt":"2026-01-02T03:04:05Z","spec":{"containers":[{"name":"web","image":"nginx:1"}],"terminationGracePeriodSeconds":10}}
+    {"revision":3,"id":"web-1","uid":"1dd1ac08-f9cb-4d2c-aa60-9fae38dfe509","workloadId":"b7e1e158-6721-4173-bb2b-2203a8a4fd91","workload":"web","namespace":"default","kind":"Pod","status":"Pending","restarts":0,"ready":false,"createdAt":"2026-01-02T03:04:05Z","spec":{"containers":[{"name":"web","image":"nginx:1"}],"terminationGracePeriodSeconds":10}}
     "#);
     assert_snapshot!(bed.delete("/api/v1/instances/web-1").await, @"204");
     assert_snapshot!(bed.get("/api/v1/instances/web-1").await, @r#"

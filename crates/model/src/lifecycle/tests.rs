@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Kind, WorkloadSpec};
+use crate::{ContainerPhase, Kind, WorkloadSpec};
+
+fn step(desired: Desired, observed: &Observed, history: History) -> Step {
+    next_step(desired, observed, history, &WorkloadSpec::default(), Timestamp::UNIX_EPOCH)
+}
 
 fn instance(status: Status) -> Instance {
     Instance {
@@ -21,6 +25,7 @@ fn instance(status: Status) -> Instance {
         ports: Vec::new(),
         exit_code: None,
         restarts: 0,
+        ready: false,
         containers: Vec::new(),
         created_at: Timestamp::UNIX_EPOCH,
         started_at: None,
@@ -93,8 +98,8 @@ fn an_ended_instance_never_runs_again() {
     }
     let over = [Observed::Absent, Observed::Partial, Observed::Prepared];
     for observed in over {
-        let step = next_step(Desired::Run, &observed, History::Over);
-        assert!(!matches!(step, Step::Prepare | Step::Start), "{observed:?}: {step:?}");
+        let step = step(Desired::Run, &observed, History::Over);
+        assert!(!matches!(step, Step::Prepare | Step::Start(_)), "{observed:?}: {step:?}");
     }
 }
 
@@ -111,7 +116,7 @@ fn what_is_to_be_destroyed_is_never_started() {
     ];
     for observed in all {
         for history in [History::Fresh, History::Begun, History::Over] {
-            let step = next_step(Desired::Destroy, &observed, history);
+            let step = step(Desired::Destroy, &observed, history);
             assert!(matches!(step, Step::Stop | Step::Remove | Step::ReportGone), "{observed:?}: {step:?}");
         }
     }
@@ -119,8 +124,8 @@ fn what_is_to_be_destroyed_is_never_started() {
 
 #[test]
 fn a_node_that_forgot_an_instance_does_not_begin_it_again() {
-    assert_eq!(next_step(Desired::Run, &Observed::Absent, History::Begun), Step::Forgotten);
-    assert_eq!(next_step(Desired::Run, &Observed::Absent, History::Fresh), Step::Prepare);
+    assert_eq!(step(Desired::Run, &Observed::Absent, History::Begun), Step::Forgotten);
+    assert_eq!(step(Desired::Run, &Observed::Absent, History::Fresh), Step::Prepare);
 }
 
 #[test]
@@ -142,21 +147,11 @@ fn status_strings_are_the_documented_six() {
 
 #[test]
 fn the_failure_of_one_container_ends_its_pod() {
-    let container = |phase, reason| crate::ContainerStatus {
-        name: "a".to_owned(),
-        phase,
-        image_digest: None,
-        pid: None,
-        exit_code: None,
-        signal: None,
-        reason,
-        started_at: None,
-        finished_at: None,
-    };
+    let container = |phase, reason| ContainerStatus { phase, reason, ..ContainerStatus::waiting("a") };
     let running = container(ContainerPhase::Running, None);
     let pod =
         |other| Observed::Running(Facts { containers: vec![running.clone(), other], ..Facts::default() });
-    let step = |observed| next_step(Desired::Run, &observed, History::Begun);
+    let step = |observed| step(Desired::Run, &observed, History::Begun);
     assert_eq!(step(pod(container(ContainerPhase::Exited, Some(Reason::NonZeroExit)))), Step::Stop);
-    assert_eq!(step(pod(container(ContainerPhase::Exited, None))), Step::Watch);
+    assert_eq!(step(pod(container(ContainerPhase::Exited, None))), Step::Watch(None));
 }

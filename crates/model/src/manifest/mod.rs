@@ -7,6 +7,7 @@
 //! *Guarantee*: a [`Workload`] that came out of [`read`] obeys every rule of the schema and of [`rules`].
 
 pub mod check;
+pub mod health;
 pub mod names;
 pub mod read;
 pub mod reference;
@@ -19,6 +20,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::health::{Lifecycle, Probe, RestartBackoff, RestartPolicy};
 use crate::quantity::{Cpu, Memory};
 
 /// Most containers of one pod: a pod is one application and its helpers.
@@ -96,6 +98,18 @@ pub struct WorkloadSpec {
     #[serde(default)]
     #[schema(max_items = 32)]
     pub containers: Vec<ContainerSpec>,
+    /// Containers that run before the others, one after the other, each to its good end. One with restart policy
+    /// `Always` is a sidecar: it is started in its turn, goes on beside the others, and is ended after them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub init_containers: Vec<ContainerSpec>,
+    /// What happens when a container ends.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = "Never")]
+    pub restart_policy: RestartPolicy,
+    /// Pauses between the starts of a container that keeps ending.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart_backoff: RestartBackoff,
     /// The microVM to deploy. Required for a Function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<FunctionSpec>,
@@ -144,6 +158,29 @@ pub struct ContainerSpec {
     /// What this container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Only for an init container, and only `Always`: it is a sidecar, and goes on beside the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+    /// Whether it is still well; if not, it is ended, and the restart policy says what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness_probe: Option<Probe>,
+    /// Whether it is able to serve. Shown, and no reason to end it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_probe: Option<Probe>,
+    /// Whether it is up: until the first good answer, no other probe asks. If none comes, it is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_probe: Option<Probe>,
+    /// What runs before it is asked to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Lifecycle>,
+}
+
+impl ContainerSpec {
+    /// Whether it is, as an init container, one that goes on beside the others.
+    #[must_use]
+    pub fn is_sidecar(&self) -> bool {
+        self.restart_policy == Some(RestartPolicy::Always)
+    }
 }
 
 /// One environment variable.
@@ -292,6 +329,10 @@ fn default_api_version() -> String {
     "v1".to_owned()
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 const fn default_replicas() -> u32 {
     1
 }
@@ -317,9 +358,11 @@ impl WorkloadSpec {
             let limits = resources.and_then(|own| own.limits).unwrap_or_default();
             (requests.cpu.or(limits.cpu), requests.memory.or(limits.memory))
         };
-        let count = self.containers.len().max(1);
+        let sidecars = self.init_containers.iter().filter(|own| own.is_sidecar());
+        let lasting = self.containers.iter().chain(sidecars);
         let none = Resources::default();
-        let each = self.containers.iter().map(|container| container.resources.as_ref().unwrap_or(&none));
+        let count = lasting.clone().count().max(1);
+        let each = lasting.map(|container| container.resources.as_ref().unwrap_or(&none));
         let sum =
             each.chain(std::iter::repeat(&none)).take(count).fold((0_u64, 0_u64), |(cpu, memory), own| {
                 let (own_cpu, own_memory) = asked(Some(own));
@@ -328,12 +371,22 @@ impl WorkloadSpec {
                     memory.saturating_add(own_memory.unwrap_or(DEFAULT_REQUEST.1).0),
                 )
             });
+        // An init container has the place of all the others before they start.
+        let sum = self.init_containers.iter().fold(sum, |(cpu, memory), own| {
+            let (own_cpu, own_memory) = asked(own.resources.as_ref());
+            (cpu.max(own_cpu.map_or(0, |own| own.0)), memory.max(own_memory.map_or(0, |own| own.0)))
+        });
         let (pod_cpu, pod_memory) = asked(self.resources.as_ref());
         (pod_cpu.unwrap_or(Cpu(sum.0)), pod_memory.unwrap_or(Memory(sum.1)))
     }
 
+    /// Every container, the init containers first: a container's place in this order is its index on the node.
+    pub fn all_containers(&self) -> impl Iterator<Item = &ContainerSpec> + Clone {
+        self.init_containers.iter().chain(&self.containers)
+    }
+
     /// Every port of the node that one instance publishes.
     pub fn published(&self) -> impl Iterator<Item = &PortSpec> {
-        self.containers.iter().flat_map(|container| &container.ports)
+        self.all_containers().flat_map(|container| &container.ports)
     }
 }

@@ -18,6 +18,7 @@ pub fn rule(format: &str) -> Option<Rule> {
         "argument" => argument,
         "absolute-path" => absolute_path,
         "url" => url,
+        "url-path" => url_path,
         "ipv4" => ipv4,
         "cpu" => |text| text.parse::<crate::quantity::Cpu>().map(drop).map_err(|fault| fault.to_string()),
         "memory" => {
@@ -78,6 +79,15 @@ fn env_name(text: &str) -> Result<(), String> {
         Err("a variable's name has no '=' and no NUL".to_owned())
     } else {
         Ok(())
+    }
+}
+
+/// A path as it stands in the first line of a request.
+fn url_path(text: &str) -> Result<(), String> {
+    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("a path of a request begins with '/' and has no spaces; others are written as %20".to_owned())
     }
 }
 

@@ -176,6 +176,26 @@ mod tests {
     }
 
     #[test]
+    fn what_keeps_a_container_going_obeys_its_rules() {
+        let text = "kind: Pod\nname: a\nspec:\n  restartPolicy: Sometimes\n  restartBackoff: {initialSeconds: 9, maxSeconds: 3}\n  initContainers:\n    - {name: a, image: a, readinessProbe: {tcpSocket: {port: 1}}}\n    - {name: b, image: a, restartPolicy: Never}\n  containers:\n    - name: a\n      image: a\n      restartPolicy: Always\n      livenessProbe: {successThreshold: 2, httpGet: {port: 80, path: \"no slash\"}, exec: {command: [x]}}\n      lifecycle: {preStop: {}}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 4: spec.restartPolicy: found "Sometimes"; allowed is Never or OnFailure or Always
+        line 13: spec.containers[0].livenessProbe.httpGet.path: found "no slash"; a path of a request begins with '/' and has no spaces; others are written as %20
+        "#);
+        let text = text.replace("Sometimes", "Always").replace("path: \"no slash\"", "path: /");
+        insta::assert_snapshot!(faults(&text), @r#"
+        line 5: spec.restartBackoff.initialSeconds: 9 is more than maxSeconds, 3
+        line 7: spec.initContainers[0].readinessProbe: an init container runs to its end, and is not asked how it is; with restartPolicy Always it is a sidecar, which may be asked
+        line 8: spec.initContainers[1].restartPolicy: can only be Always, which makes a sidecar of an init container
+        line 10: spec.containers[0].name: "a" is taken by another container of this pod
+        line 12: spec.containers[0].restartPolicy: is for init containers only; for the others, it is spec.restartPolicy
+        line 13: spec.containers[0].livenessProbe: needs exactly one of exec, httpGet and tcpSocket
+        line 13: spec.containers[0].livenessProbe.successThreshold: can only be 1 for this probe
+        line 14: spec.containers[0].lifecycle.preStop: needs exactly one of exec and httpGet
+        "#);
+    }
+
+    #[test]
     fn a_document_that_is_no_manifest_says_what_it_is() {
         for text in ["", "null", "[]", "7", "\"x\"", "\0", "---\na: 1\n---\nb: 2\n"] {
             assert!(workload(text, Strictness::Lenient).is_err(), "{text:?}");

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Kind, MAX_LABELS, Resources, Workload};
+use super::{
+    ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
+    health::{Hook, Probe, RestartPolicy},
+};
 
 /// A broken rule: the path of the field and the sentence.
 pub type Broken = (String, String);
@@ -22,9 +25,10 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
                 "a Function needs this, with execution.rootfs in it".to_owned(),
             );
         }
-        Kind::Function if !workload.spec.containers.is_empty() => {
+        Kind::Function if workload.spec.all_containers().next().is_some() => {
+            let list = if workload.spec.containers.is_empty() { "initContainers" } else { "containers" };
             fault(
-                "spec.containers".to_owned(),
+                format!("spec.{list}"),
                 "a Function has no containers; use kind Pod, or leave them out".to_owned(),
             );
         }
@@ -38,8 +42,10 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
     }
     let mut names = BTreeSet::new();
     let mut ports = BTreeSet::new();
-    for (index, container) in workload.spec.containers.iter().enumerate() {
-        let path = format!("spec.containers[{index}]");
+    let init = workload.spec.init_containers.iter().enumerate().map(|own| ("initContainers", own));
+    let main = workload.spec.containers.iter().enumerate().map(|own| ("containers", own));
+    for (list, (index, container)) in init.chain(main) {
+        let path = format!("spec.{list}[{index}]");
         if !names.insert(&container.name) {
             fault(
                 format!("{path}.name"),
@@ -53,6 +59,12 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
             }
         }
         check_resources(container.resources.as_ref(), &format!("{path}.resources"), &mut fault);
+        check_health(container, list == "initContainers", &path, &mut fault);
+    }
+    let backoff = &workload.spec.restart_backoff;
+    if backoff.initial_seconds > backoff.max_seconds {
+        let message = format!("{} is more than maxSeconds, {}", backoff.initial_seconds, backoff.max_seconds);
+        fault("spec.restartBackoff.initialSeconds".to_owned(), message);
     }
     check_resources(workload.spec.resources.as_ref(), "spec.resources", &mut fault);
     faults
@@ -69,5 +81,53 @@ fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl F
         && request > limit
     {
         fault(format!("{path}.requests.memory"), format!("{request} is more than the limit of {limit}"));
+    }
+}
+
+fn check_health(container: &ContainerSpec, init: bool, path: &str, fault: &mut impl FnMut(String, String)) {
+    match container.restart_policy {
+        Some(_) if !init => fault(
+            format!("{path}.restartPolicy"),
+            "is for init containers only; for the others, it is spec.restartPolicy".to_owned(),
+        ),
+        Some(RestartPolicy::Never | RestartPolicy::OnFailure) => fault(
+            format!("{path}.restartPolicy"),
+            "can only be Always, which makes a sidecar of an init container".to_owned(),
+        ),
+        Some(RestartPolicy::Always) | None => {}
+    }
+    let probes = [
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("startupProbe", &container.startup_probe),
+    ];
+    let passing = init && !container.is_sidecar();
+    for (name, probe) in probes {
+        let Some(probe) = probe else { continue };
+        if passing {
+            let message = "an init container runs to its end, and is not asked how it is; with restartPolicy Always it \
+                           is a sidecar, which may be asked";
+            fault(format!("{path}.{name}"), message.to_owned());
+        }
+        check_probe(name, probe, path, fault);
+    }
+    if let Some(hook) = container.lifecycle.as_ref().and_then(|own| own.pre_stop.as_ref()) {
+        check_hook(hook, &format!("{path}.lifecycle.preStop"), fault);
+    }
+}
+
+fn check_probe(name: &str, probe: &Probe, path: &str, fault: &mut impl FnMut(String, String)) {
+    if probe.action().is_none() {
+        let message = "needs exactly one of exec, httpGet and tcpSocket";
+        fault(format!("{path}.{name}"), message.to_owned());
+    }
+    if name != "readinessProbe" && probe.success_threshold != 1 {
+        fault(format!("{path}.{name}.successThreshold"), "can only be 1 for this probe".to_owned());
+    }
+}
+
+fn check_hook(hook: &Hook, path: &str, fault: &mut impl FnMut(String, String)) {
+    if hook.action().is_none() {
+        fault(path.to_owned(), "needs exactly one of exec and httpGet".to_owned());
     }
 }

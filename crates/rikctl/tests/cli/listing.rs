@@ -68,10 +68,10 @@ fn d10_instances_are_the_documented_table_and_troubles_stand_beside_it() {
     insta::assert_snapshot!(desk.run("get instances -o wide"), @r#"
     exit 0
     stdout:
-       ID      NAME    STATUS    WORKLOAD  NODE  IP         PORTS         RESTARTS  AGE  REASON           MESSAGE
-       web-1   web-1   Running   alpine    n1    10.42.1.2  8080->80/TCP  2         5m   -
-       web-10  web-10  Failed    alpine    n1    -          -             0         5m   ImagePullFailed  alpine:nope: the registry has no such tag
-       worker  worker  Creating  alpine    -     -          -             0         5m   ImagePulling
+       ID      NAME    STATUS    WORKLOAD  NODE  IP         PORTS         READY  RESTARTS  AGE  REASON           MESSAGE
+       web-1   web-1   Running   alpine    n1    10.42.1.2  8080->80/TCP  0/1    2         5m   -
+       web-10  web-10  Failed    alpine    n1    -          -             0/1    0         5m   ImagePullFailed  alpine:nope: the registry has no such tag
+       worker  worker  Creating  alpine    -     -          -             0/1    0         5m   ImagePulling
     "#);
 }
 
@@ -310,6 +310,8 @@ fn describing_an_instance_tells_everything_and_what_to_do_next() {
             Phase:         Exited
             Reason:        NonZeroExit
             Exit code:     3
+            Ready:         no
+            Restarts:      0
           Events:
             AGE  ACTION   STATUS  REASON       MESSAGE
             3m   changed  Failed  NonZeroExit  exit code 3

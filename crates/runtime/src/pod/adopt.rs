@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  images ┐                  ┌─▶ networks that are gone: prepare again
-//!  network├─▶ records ─▶ shim┼─▶ starts that were cut off: the rest is ended
+//!  network├─▶ records ─▶ shim┤
 //!  groups ┘                  └─▶ groups and logs that nobody owns: removed
 //! ```
 
@@ -17,14 +17,11 @@ use super::{
     DISK_WORK_FOR_EACH_PROCESSOR, OpenError, PodRuntime, PodRuntimeConfig, Shared, blocking,
     busy::Busy,
     cgroup::Cgroups,
+    exec,
     link::{LinkConfig, ShimLink},
     news::News,
     record::{Found, Places, Record, Stage},
-    remove_dir,
-    shim::{
-        self,
-        wire::{Answer, PodLook, Request},
-    },
+    remove_dir, shim,
     spec::Machine,
 };
 
@@ -73,29 +70,8 @@ impl PodRuntime {
             busy,
         };
         let runtime = Self { shared: Arc::new(shared) };
-        runtime.end_cut_off_starts(&records).await?;
         runtime.clear_strays(&records).await;
         Ok(runtime)
-    }
-
-    /// Ends what is left of starts that a lost shim had not completed: a pod runs whole or not at all.
-    async fn end_cut_off_starts(&self, records: &BTreeMap<String, Option<Record>>) -> Result<(), OpenError> {
-        let answer =
-            self.shared.link.call(Request::List).await.map_err(|source| OpenError::Shim { source })?;
-        let Answer::Pods(pods) = answer else { return Ok(()) };
-        for PodLook { pod, starting, running } in pods {
-            let Some(Some(record)) = records.get(&pod) else { continue };
-            let Ok(place) = self.shared.places.pod(&pod) else { continue };
-            let files = place.container_files(record.spec.spec.containers.len());
-            let never_begun = files.iter().any(|own| own.process.is_none() && own.exit.is_none());
-            if !starting && !running.is_empty() && never_begun {
-                tracing::warn!(instance.uid = pod, "a start was cut off; what had started of it is ended");
-                if let Err(error) = self.kill(&pod).await {
-                    tracing::warn!(instance.uid = pod, error = error.sentence(), "it does not end");
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Removes groups and logs of pods that are gone. What stays is told of; it harms nobody.
@@ -129,7 +105,9 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
 fn read_records(places: &Places) -> io::Result<BTreeMap<String, Option<Record>>> {
     let mut records = BTreeMap::new();
     for uid in places.uids()? {
-        let record = match places.pod(&uid)?.read() {
+        let place = places.pod(&uid)?;
+        exec::clear_left(&place);
+        let record = match place.read() {
             Found::Record(record) => Some(*record),
             Found::Torn { why } => {
                 tracing::warn!(instance.uid = uid, error = %why, "an instance's record is not understood");

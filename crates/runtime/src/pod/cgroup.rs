@@ -12,6 +12,8 @@
 //! (`switches`); mounts are never changed; removing a pod ends whatever still runs in it.
 //! *Assumption*: where v1 hierarchies exist they are used, as libcontainer does; a unified one beside them is left alone.
 
+mod folders;
+
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -19,9 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use self::folders::{children, failed, make, remove, write};
 use super::{
     limits::{CPU_PERIOD_MICROS, Limits},
     switches,
@@ -50,8 +52,6 @@ const TOP: &str = "rik";
 const BASE_TRIES: u32 = 10;
 /// How long a group's processes may take to vanish after they were killed.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(5);
-/// Time between two looks at a group that is not empty yet.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// What could not be done about control groups.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +222,22 @@ impl Cgroups {
             self.set_devices(&container)?;
         }
         Ok(())
+    }
+
+    /// Makes a container's group anew, with its limits: what an earlier run of it counted is gone.
+    ///
+    /// # Errors
+    /// If processes do not end, or a group cannot be made.
+    pub fn make_container_anew(&self, uid: &str, index: usize, limits: &Limits) -> Result<(), CgroupError> {
+        let container = Path::new(TOP).join(&self.node).join(uid).join(index.to_string());
+        self.remove_below(&container)?;
+        for root in self.roots() {
+            let group = root.join(&container);
+            make(&group)?;
+            self.pass_down_cpuset(&group)?;
+        }
+        self.set_limits(&container, limits)?;
+        self.set_devices(&container)
     }
 
     /// Ends whatever still runs in the pod's group and removes it everywhere. Ok if there is none.
@@ -451,64 +467,6 @@ fn layout_of(mountinfo: &str) -> Option<Layout> {
     }
     let legacy = (!used.is_empty()).then(|| Layout::Legacy { used, shown: shown.into_iter().collect() });
     unified.map(Layout::Unified).or(legacy)
-}
-
-fn failed(operation: &'static str, path: &Path, source: io::Error) -> CgroupError {
-    CgroupError::Path { operation, path: path.to_owned(), source }
-}
-
-fn make(path: &Path) -> Result<(), CgroupError> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("make", path, error)),
-        _ => Ok(()),
-    }
-}
-
-fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
-    // Never created: a file that is not there is a controller that is not there.
-    let write = fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
-    write.map_err(|source| failed("write", path, source))
-}
-
-fn children(group: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|e| e.path())
-        .collect()
-}
-
-fn remove(group: &Path, until: Instant) -> Result<(), CgroupError> {
-    loop {
-        for child in children(group) {
-            remove(&child, until)?;
-        }
-        match fs::remove_dir(group) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-            Err(error) => return Err(failed("remove", group, error)),
-        }
-        let pids = pids_in(group);
-        if Instant::now() >= until {
-            return Err(CgroupError::Occupied { path: group.to_owned(), pids });
-        }
-        if fs::write(group.join("cgroup.kill"), "1").is_err() {
-            for pid in pids.into_iter().filter_map(Pid::from_raw) {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-        std::thread::sleep(REMOVAL_PAUSE);
-    }
-}
-
-fn pids_in(group: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 #[cfg(test)]

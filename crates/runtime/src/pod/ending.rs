@@ -1,7 +1,7 @@
 //! The end of a pod: its containers end, what it held is given back, every trace goes.
 //!
 //! ```text
-//!  stop     own signal ─▶ grace ─▶ KILL          a container that cannot hear its signal is killed at once
+//!  stop     hooks ─▶ own signal ─▶ grace ─▶ KILL   a container that cannot hear its signal is killed at once
 //!  release  network, mounts, groups ─▶ record: Released ─▶ files of the containers
 //!  remove   all of that ─▶ logs ─▶ everything but the record ─▶ the record
 //! ```
@@ -10,7 +10,7 @@
 use std::{fs, io, time::Duration};
 
 use model::{
-    Reason,
+    Reason, WorkloadSpec,
     lifecycle::{Facts, Observed},
 };
 use network::Owner;
@@ -31,22 +31,59 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 impl PodRuntime {
     pub(super) async fn stop_pod(&self, uid: &str) -> Result<(), RuntimeError> {
         let place = self.place(uid)?;
-        let grace = match place.read() {
+        let record = match place.read() {
             Found::Nothing => return Ok(()),
-            Found::Torn { .. } => 0,
-            Found::Record(record) => record.spec.spec.termination_grace_period_seconds,
+            Found::Torn { .. } => return self.kill(uid).await,
+            Found::Record(mut record) => {
+                if record.stage == Stage::Started {
+                    record.stage = Stage::Ending;
+                    place.write(&record).map_err(|error| fault::record(uid, error))?;
+                }
+                record
+            }
         };
-        let asked = self.shared.link.call(Request::End { pod: uid.to_owned() }).await;
+        let spec = &record.spec.spec;
+        let until = Instant::now() + Duration::from_secs(spec.termination_grace_period_seconds.into());
+        for turn in turns(spec) {
+            self.run_hooks(uid, spec, &turn, until).await;
+            self.end_some(uid, &turn, until.saturating_duration_since(Instant::now())).await?;
+        }
+        // What was being started meanwhile, and what has no turn.
+        self.kill_if_running(uid).await
+    }
+
+    /// Runs what containers want to have run before they are asked to end, all if none is named; until `until` at most.
+    pub(super) async fn run_hooks(&self, uid: &str, spec: &WorkloadSpec, only: &[u32], until: Instant) {
+        let meant = |index: usize| only.is_empty() || only.iter().any(|own| *own as usize == index);
+        let hooks = spec.all_containers().enumerate().filter(|(index, _)| meant(*index));
+        let hooks = hooks.filter_map(|(index, container)| {
+            let action = container.lifecycle.as_ref()?.pre_stop.as_ref()?.action()?;
+            Some(async move {
+                let within = until.saturating_duration_since(Instant::now());
+                if let Err(fault) = self.ask_container(uid, index, action, within).await {
+                    let name = &container.name;
+                    tracing::info!(instance.uid = uid, container = name, fault, "its preStop hook failed");
+                }
+            })
+        });
+        futures::future::join_all(hooks).await;
+    }
+
+    /// Asks containers to end, all that run if none is named, and kills what is still there after `grace`.
+    pub(super) async fn end_some(
+        &self,
+        uid: &str,
+        only: &[u32],
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
+        let asked = self.shared.link.call(Request::End { pod: uid.to_owned(), only: only.to_vec() }).await;
         let failed = |error| fault::link("end the containers", Reason::RemovalFailed, error);
-        let hearing = match asked.map_err(failed)? {
-            Answer::Signalled { hearing, .. } => hearing,
-            _ => 0,
-        };
-        let grace = Duration::from_secs(if hearing == 0 { 0 } else { grace.into() });
-        if grace > Duration::ZERO && self.wait_until_ended(uid, grace).await? {
+        let Answer::Signalled { running, hearing } = asked.map_err(failed)? else { return Ok(()) };
+        let heard = hearing > 0 && !grace.is_zero();
+        if running == 0 || (heard && self.wait_until_ended(uid, only, grace).await?) {
             return Ok(());
         }
-        self.kill(uid).await
+        self.kill_some(uid, only).await
     }
 
     async fn kill_if_running(&self, uid: &str) -> Result<(), RuntimeError> {
@@ -58,10 +95,14 @@ impl PodRuntime {
 
     /// Ends the containers by force.
     pub(super) async fn kill(&self, uid: &str) -> Result<(), RuntimeError> {
-        let request = Request::Signal { pod: uid.to_owned(), signal: libc::SIGKILL };
+        self.kill_some(uid, &[]).await
+    }
+
+    async fn kill_some(&self, uid: &str, only: &[u32]) -> Result<(), RuntimeError> {
+        let request = Request::Signal { pod: uid.to_owned(), only: only.to_vec(), signal: libc::SIGKILL };
         let failed = |error| fault::link("kill the containers", Reason::RemovalFailed, error);
         self.shared.link.call(request).await.map_err(failed)?;
-        if self.wait_until_ended(uid, KILL_DEADLINE).await? {
+        if self.wait_until_ended(uid, only, KILL_DEADLINE).await? {
             return Ok(());
         }
         let why = format!("its processes do not end, {} s after they were killed", KILL_DEADLINE.as_secs());
@@ -69,8 +110,13 @@ impl PodRuntime {
         Err(RuntimeError { transient: true, ..error })
     }
 
-    /// Whether all containers of the pod end within this time.
-    async fn wait_until_ended(&self, uid: &str, within: Duration) -> Result<bool, RuntimeError> {
+    /// Whether these containers of the pod, all if none is named, end within this time.
+    async fn wait_until_ended(
+        &self,
+        uid: &str,
+        only: &[u32],
+        within: Duration,
+    ) -> Result<bool, RuntimeError> {
         let until = Instant::now() + within;
         let mut counter = self.shared.news.counter(uid);
         loop {
@@ -78,7 +124,9 @@ impl PodRuntime {
             let look = self.look(uid).await;
             let look =
                 look.map_err(|error| fault::link("see the containers end", Reason::RemovalFailed, error))?;
-            if look.running.is_empty() && !look.starting {
+            let meant = |index: &u32| only.is_empty() || only.contains(index);
+            let coming = look.starting && only.is_empty();
+            if !coming && !look.running.iter().any(meant) {
                 return Ok(true);
             }
             if timeout_at(until, counter.changed()).await.is_err() {
@@ -188,6 +236,20 @@ impl PodRuntime {
     }
 }
 
+/// Who is asked to end together, in the order of the turns: all but the sidecars, then each sidecar, the last first.
+fn turns(spec: &WorkloadSpec) -> Vec<Vec<u32>> {
+    let index = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+    let sidecar = |place: &usize| spec.init_containers.get(*place).is_some_and(|own| own.is_sidecar());
+    let (sidecars, others): (Vec<usize>, Vec<usize>) =
+        (0..spec.all_containers().count()).partition(|place| sidecar(place));
+    if sidecars.is_empty() {
+        // All, whatever is being started included.
+        return vec![Vec::new()];
+    }
+    let others = others.into_iter().map(index).collect();
+    std::iter::once(others).chain(sidecars.into_iter().rev().map(|place| vec![index(place)])).collect()
+}
+
 fn containers_of(place: &PodPlace) -> Vec<std::path::PathBuf> {
     let Ok(entries) = fs::read_dir(place.dir().join("c")) else { return Vec::new() };
     entries.flatten().map(|entry| entry.path()).collect()
@@ -195,7 +257,7 @@ fn containers_of(place: &PodPlace) -> Vec<std::path::PathBuf> {
 
 /// Removes all files of the pod but its record.
 fn remove_parts(place: &PodPlace) -> io::Result<()> {
-    for part in [place.dir().join("c"), place.oci(), place.etc(), place.ns()] {
+    for part in [place.dir().join("c"), place.execs(), place.oci(), place.etc(), place.ns()] {
         remove_dir(&part)?;
     }
     Ok(())

@@ -43,6 +43,9 @@ pub struct ProcessFile {
     /// Directory of its memory group, where kills for want of memory are counted.
     #[serde(default)]
     pub memory_dir: Option<PathBuf>,
+    /// Which run of the container it is, from 0.
+    #[serde(default)]
+    pub run: u32,
 }
 
 /// How a container ended.
@@ -64,6 +67,9 @@ pub struct ExitFile {
     /// When its end was noticed.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
+    /// Which run of the container it was, from 0.
+    #[serde(default)]
+    pub run: u32,
 }
 
 impl ExitFile {

@@ -70,11 +70,15 @@ impl Limits {
     }
 }
 
+/// What all that run together may use: None if one of them has no limit. An init container runs before the others.
 fn sum(spec: &WorkloadSpec, of: impl Fn(&ResourceList) -> Option<u64>) -> Option<u64> {
     let each = |container: &model::ContainerSpec| {
         container.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(&of)
     };
-    spec.containers.iter().map(each).try_fold(0_u64, |total, own| own.map(|own| total.saturating_add(own)))
+    let (sidecars, inits): (Vec<_>, Vec<_>) = spec.init_containers.iter().partition(|own| own.is_sidecar());
+    let mut together = spec.containers.iter().chain(sidecars).map(each);
+    let together = together.try_fold(0_u64, |total, own| own.map(|own| total.saturating_add(own)));
+    inits.into_iter().map(each).try_fold(together?, |most, own| own.map(|own| most.max(own)))
 }
 
 fn at_least_some(bytes: u64) -> u64 {

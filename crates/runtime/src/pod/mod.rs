@@ -4,7 +4,7 @@
 //!  prepare   record ─▶ ┬ images ─▶ root file systems ─▶ config.json ┐
 //!                      ├ namespaces, address, ports ─▶ /etc         ├─▶ Prepared
 //!                      └ control groups                             ┘
-//!  start     the mark in the record, then one call to the shim, which creates and starts all containers
+//!  start     the mark in the record, then one call to the shim, which creates and starts containers (`starting`)
 //!  inspect   record + files of the containers ─▶ observed.rs
 //!  stop      each container's own signal, the grace period, KILL
 //!  release   network, mounts, groups; then the record says Released
@@ -21,6 +21,7 @@ mod busy;
 pub mod cgroup;
 mod ending;
 pub mod etc;
+pub mod exec;
 mod fault;
 pub mod files;
 pub mod limits;
@@ -28,10 +29,12 @@ pub mod link;
 mod news;
 mod observed;
 mod prepare;
+mod probing;
 mod record;
 pub mod rootfs;
 pub mod shim;
 pub mod spec;
+mod starting;
 mod switches;
 mod views;
 
@@ -43,11 +46,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use images::{ImageStore, StoreError};
-use model::{Kind, Reason, lifecycle::Observed};
+use model::{Kind, Reason, lifecycle::Observed, manifest::health::Action};
 use network::{Network, NetworkError};
 use tokio::sync::Semaphore;
 
@@ -57,8 +61,8 @@ use self::{
     link::{LinkError, ShimCommand, ShimLink},
     news::News,
     observed::Circumstances,
-    record::{Found, Places, PodPlace, Record, Stage},
-    shim::wire::{Answer, ContainerOrder, PodLook, Request},
+    record::{Found, Places, PodPlace, Record},
+    shim::wire::{Answer, PodLook, Request},
     spec::Machine,
 };
 use crate::{InstanceSpec, Progress, Runtime, RuntimeError};
@@ -176,16 +180,17 @@ impl PodRuntime {
         let Found::Record(record) = place.read() else {
             return Err(fault::words(operation(), Reason::Other, "it is not on this node"));
         };
-        let containers = &record.spec.spec.containers;
+        let containers = record.spec.spec.all_containers();
         let index = match container {
-            None => 0,
-            Some(name) => containers.iter().position(|own| own.name == name).ok_or_else(|| {
-                let names: Vec<&str> = containers.iter().map(|own| own.name.as_str()).collect();
+            None => record.spec.spec.init_containers.len(),
+            Some(name) => containers.clone().position(|own| own.name == name).ok_or_else(|| {
+                let names: Vec<&str> = containers.map(|own| own.name.as_str()).collect();
                 let why = format!("it has no container {name:?}; it has {}", names.join(", "));
                 fault::words(operation(), Reason::Other, &why)
             })?,
         };
-        let log = place.log(index);
+        let run = record.runs.get(index).and_then(record::Runs::present).unwrap_or(0);
+        let log = place.log(index, run);
         let files = (0..shim::log::FILES).rev().map(|number| shim::log::rotated(&log, number));
         Ok(files.filter(|file| file.exists()).collect())
     }
@@ -211,84 +216,19 @@ impl PodRuntime {
             }
             Found::Record(record) => record,
         };
-        let count = record.spec.spec.containers.len();
         let boot_id = &self.shared.boot_id;
-        let mut files = place.container_files(count);
+        let mut files = place.container_files(&record);
         let mut starting = false;
         if observed::is_unclear(&record, &files, boot_id) {
             let failed = |error| fault::link("look at the instance", Reason::StartFailed, error);
             let look = self.look(uid).await.map_err(failed)?;
             // What was under way then may be written down now.
-            files = place.container_files(count);
+            files = place.container_files(&record);
             starting = look.starting;
-            observed::end_unwatched(&mut files, &look);
+            observed::end_unwatched(&record, &mut files, &look);
         }
         let observed = observed::observe(&record, &files, Circumstances { boot_id, starting });
         Ok((Some(record), observed))
-    }
-
-    /// Starts a prepared pod, to the end even if nobody waits.
-    async fn start_pod(&self, uid: &str) -> Result<(), RuntimeError> {
-        let _at_work = self.shared.busy.work_on(uid).await;
-        let (record, observed) = self.observe(uid).await?;
-        let (mut record, place) = match (record, observed) {
-            (Some(record), Observed::Prepared) => (record, self.place(uid)?),
-            (_, Observed::Running(_)) => return Ok(()),
-            _ => {
-                let operation = format!("start instance {uid}");
-                return Err(fault::words(
-                    operation,
-                    Reason::StartFailed,
-                    "it is not prepared, or over already",
-                ));
-            }
-        };
-        record.stage = Stage::Started;
-        place.write(&record).map_err(|error| fault::record(uid, error))?;
-        let containers = self.orders(&place, &record)?;
-        match self.shared.link.call(Request::Start { pod: uid.to_owned(), containers }).await {
-            Ok(Answer::Started) => Ok(()),
-            Ok(Answer::StartFailed { index, why }) => {
-                let container = record.spec.spec.containers.get(index as usize);
-                let name = container.map(|container| container.name.as_str()).unwrap_or_default();
-                Err(fault::words(format!("start container {name:?}"), Reason::StartFailed, &why))
-            }
-            Ok(_) => Err(self.start_lost(uid, LinkError::Lost).await),
-            Err(error) => Err(self.start_lost(uid, error).await),
-        }
-    }
-
-    /// Nobody knows how far a start came: nothing of it may stay.
-    async fn start_lost(&self, uid: &str, error: LinkError) -> RuntimeError {
-        if let Err(left) = self.kill(uid).await {
-            tracing::warn!(
-                instance.uid = uid,
-                error = left.sentence(),
-                "a start that failed left something running"
-            );
-        }
-        RuntimeError { transient: false, ..fault::link("start the containers", Reason::StartFailed, error) }
-    }
-
-    fn orders(&self, place: &PodPlace, record: &Record) -> Result<Vec<ContainerOrder>, RuntimeError> {
-        let uid = &record.spec.uid;
-        let cgroups = &self.shared.cgroups;
-        let order = |index: usize| -> io::Result<ContainerOrder> {
-            let start: prepare::StartFile =
-                files::read_whole(&place.container(index).join(prepare::START_FILE))?
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            Ok(ContainerOrder {
-                index: u32::try_from(index).map_err(io::Error::other)?,
-                dir: place.container(index),
-                log: place.log(index),
-                oci_root: place.oci(),
-                owner: start.owner,
-                stop_signal: start.stop_signal,
-                groups: cgroups.container(uid, index),
-                memory_dir: cgroups.memory_dir(uid, index),
-            })
-        };
-        (0..record.spec.spec.containers.len()).map(order).collect::<io::Result<_>>().map_err(fault::files)
     }
 }
 
@@ -321,14 +261,22 @@ impl Runtime for PodRuntime {
         self.prepare_pod(spec, progress).await
     }
 
-    async fn start(&self, uid: &str) -> Result<(), RuntimeError> {
+    async fn start(&self, uid: &str, which: &[usize]) -> Result<(), RuntimeError> {
         // In a task of its own: once the mark is set, the start must reach the shim even if nobody waits any more.
-        let (runtime, own) = (self.clone(), uid.to_owned());
-        let task = tokio::spawn(async move { runtime.start_pod(&own).await });
+        let (runtime, own, which) = (self.clone(), uid.to_owned(), which.to_vec());
+        let task = tokio::spawn(async move { runtime.start_containers(&own, &which).await });
         let ended = |error: tokio::task::JoinError| {
             fault::words(format!("start instance {uid}"), Reason::StartFailed, &error.to_string())
         };
         task.await.map_err(ended)?
+    }
+
+    async fn ask(&self, uid: &str, index: usize, action: Action<'_>, within: Duration) -> Result<(), String> {
+        self.ask_container(uid, index, action, within).await
+    }
+
+    async fn end_container(&self, uid: &str, index: usize, why: &str) -> Result<(), RuntimeError> {
+        self.end_unhealthy(uid, index, why).await
     }
 
     async fn changed(&self, uid: &str) {

@@ -1,21 +1,22 @@
 //! What a pod's files mean: from its record, its containers' files and the machine's boot to [`Observed`].
 //!
 //! ```text
-//!  process.json  exit.json    container
-//!       –            –        not started (yet, if its start is under way)
+//!  process.json  exit.json    container, once the record says that its present run has begun
+//!       –            –        its start is under way, or was cut off
 //!       ✓            –        runs; after a boot: was cut off
 //!       any          ✓        ended as the file says
 //! ```
 
+use jiff::Timestamp;
 use model::{
     ContainerPhase, ContainerStatus, Reason,
-    lifecycle::{Facts, Observed},
+    lifecycle::{Facts, Observed, containers},
     quantity::Memory,
 };
 
 use super::{
     files::{ExitFile, ProcessFile},
-    record::{Record, Stage},
+    record::{Record, Runs, Stage},
     shim::{process::start_ticks, wire::PodLook},
 };
 
@@ -47,13 +48,14 @@ pub fn observe(record: &Record, files: &[ContainerFiles], now: Circumstances<'_>
         // The mark of its start may have been lost with the power, so it counts as started.
         Stage::Prepared if rebooted => Observed::Ended(facts(record, files, rebooted)),
         Stage::Prepared => Observed::Prepared,
-        Stage::Started => {
-            let facts = facts(record, files, rebooted);
-            let runs = facts.containers.iter().any(|container| container.phase == ContainerPhase::Running);
-            if !rebooted && (runs || now.starting) {
-                Observed::Running(facts)
+        Stage::Started | Stage::Ending => {
+            let seen = statuses(record, files, rebooted);
+            let runs = seen.iter().any(|container| container.phase == ContainerPhase::Running);
+            let goes_on = record.stage == Stage::Started && !containers::is_over(&record.spec.spec, &seen);
+            if !rebooted && (runs || goes_on || now.starting) {
+                Observed::Running(Facts { containers: seen, ..running_facts(record, files) })
             } else {
-                Observed::Ended(facts)
+                Observed::Ended(facts(record, files, rebooted))
             }
         }
     }
@@ -63,89 +65,125 @@ pub fn observe(record: &Record, files: &[ContainerFiles], now: Circumstances<'_>
 /// is gone and nobody has written down how.
 #[must_use]
 pub fn is_unclear(record: &Record, files: &[ContainerFiles], boot_id: &str) -> bool {
-    let unclear = |own: &ContainerFiles| match (&own.process, &own.exit) {
+    let unclear = |(own, runs): (&ContainerFiles, &Runs)| match (&own.process, &own.exit) {
+        _ if runs.begun == 0 => false,
         (_, Some(_)) => false,
         (None, None) => true,
         (Some(process), None) => start_ticks(process.pid) != Some(process.start_ticks),
     };
-    record.stage == Stage::Started && record.boot_id == boot_id && files.iter().any(unclear)
+    let begun = matches!(record.stage, Stage::Started | Stage::Ending);
+    begun && record.boot_id == boot_id && files.iter().zip(&record.runs).any(unclear)
 }
 
-/// Containers whose process nobody watches are over, in a way that nobody knows: their end could not be written down.
-pub fn end_unwatched(files: &mut [ContainerFiles], look: &PodLook) {
-    for (index, own) in files.iter_mut().enumerate() {
+/// Containers that were begun and that nobody watches are over, in a way that nobody knows: their end could not be
+/// written down, or their start was cut off.
+pub fn end_unwatched(record: &Record, files: &mut [ContainerFiles], look: &PodLook) {
+    for (index, (own, runs)) in files.iter_mut().zip(&record.runs).enumerate() {
         let watched = look.starting || look.running.iter().any(|running| *running as usize == index);
-        if own.process.is_some() && own.exit.is_none() && !watched {
-            own.exit = Some(ExitFile::default());
+        if runs.begun > 0 && own.exit.is_none() && !watched {
+            let start_error = own.process.is_none().then(|| CUT_OFF.to_owned());
+            own.exit = Some(ExitFile { start_error, ..ExitFile::default() });
         }
     }
 }
 
-fn facts(record: &Record, files: &[ContainerFiles], rebooted: bool) -> Facts {
-    let containers: Vec<ContainerStatus> = (0..record.spec.spec.containers.len())
-        .map(|index| status(record, index, files.get(index), rebooted))
-        .collect();
-    let all_over = containers.iter().all(|container| container.phase != ContainerPhase::Running);
-    let over = containers.iter().filter(|container| container.phase == ContainerPhase::Exited);
-    let failed =
-        over.clone().filter(|container| container.reason.is_some()).min_by_key(|one| one.finished_at);
-    let last = over.max_by_key(|container| container.finished_at);
-    let started: Vec<_> = containers.iter().filter_map(|container| container.started_at).collect();
+fn statuses(record: &Record, files: &[ContainerFiles], rebooted: bool) -> Vec<ContainerStatus> {
+    let none = ContainerFiles::default();
+    let inits = record.spec.spec.init_containers.len();
+    let each = record.spec.spec.all_containers().enumerate().map(|(index, container)| {
+        let mut status = status(record, index, files.get(index).unwrap_or(&none), rebooted);
+        status.name.clone_from(&container.name);
+        status.init = index < inits;
+        status.message =
+            status.reason.map(|_| sentence(record, &status, index, files.get(index).unwrap_or(&none)));
+        status
+    });
+    each.collect()
+}
+
+/// What is known of a pod that goes on, but its containers.
+fn running_facts(record: &Record, files: &[ContainerFiles]) -> Facts {
     let attachment = record.attachment.as_ref();
-    let (reason, message) = match failed.filter(|_| all_over) {
-        Some(one) => (one.reason, Some(sentence(record, one, files))),
-        None if all_over && last.is_none() && rebooted => {
-            (Some(Reason::NodeRestarted), Some(NODE_RESTARTED.to_owned()))
-        }
-        None if all_over && last.is_none() => (Some(Reason::StartFailed), Some(CUT_OFF.to_owned())),
-        None => (None, None),
-    };
+    let mains = record.runs.iter().zip(files).skip(record.spec.spec.init_containers.len());
+    let started = mains.map(|(runs, own)| {
+        let present = own.process.as_ref().map(|process| process.created_at);
+        present.or_else(|| runs.last.as_ref().and_then(|last| last.started_at))
+    });
+    let started: Option<Vec<Timestamp>> = started.collect();
     Facts {
-        reason,
-        message,
         ip: attachment.map(|own| own.ip),
         ports: if attachment.is_some() {
             record.spec.spec.published().map(Into::into).collect()
         } else {
             Vec::new()
         },
-        exit_code: failed.or(last).filter(|_| all_over).and_then(|container| container.exit_code),
-        restarts: 0,
-        started_at: started.iter().max().copied().filter(|_| started.len() == containers.len()),
-        finished_at: last.and_then(|container| container.finished_at).filter(|_| all_over),
+        restarts: record.runs.iter().map(|runs| runs.begun.saturating_sub(1)).sum(),
+        started_at: started.and_then(|all| all.into_iter().max()),
+        ..Facts::default()
+    }
+}
+
+/// What is known of a pod that is over: the failure of a sidecar, which is ended with the others, is none of its own.
+fn facts(record: &Record, files: &[ContainerFiles], rebooted: bool) -> Facts {
+    let containers = statuses(record, files, rebooted);
+    let sidecar =
+        |index: usize| record.spec.spec.init_containers.get(index).is_some_and(|own| own.is_sidecar());
+    let over = containers
+        .iter()
+        .enumerate()
+        .filter(|(index, container)| container.phase == ContainerPhase::Exited && !sidecar(*index))
+        .map(|(_, container)| container);
+    let failed =
+        over.clone().filter(|container| container.reason.is_some()).min_by_key(|one| one.finished_at);
+    let last = over.max_by_key(|container| container.finished_at);
+    let (reason, message) = match failed {
+        Some(one) => (one.reason, one.message.clone()),
+        None if last.is_none() && rebooted => (Some(Reason::NodeRestarted), Some(NODE_RESTARTED.to_owned())),
+        None if last.is_none() => (Some(Reason::StartFailed), Some(CUT_OFF.to_owned())),
+        None => (None, None),
+    };
+    Facts {
+        reason,
+        message,
+        exit_code: failed.or(last).and_then(|container| container.exit_code),
+        finished_at: last.and_then(|container| container.finished_at),
         containers,
+        ..running_facts(record, files)
     }
 }
 
 const NODE_RESTARTED: &str = "its node started again, and it cannot be running any more";
 const CUT_OFF: &str = "its start was cut off before it was complete";
 
-fn status(record: &Record, index: usize, files: Option<&ContainerFiles>, rebooted: bool) -> ContainerStatus {
-    let none = ContainerFiles::default();
-    let ContainerFiles { process, exit } = files.unwrap_or(&none);
-    let name =
-        record.spec.spec.containers.get(index).map(|container| container.name.clone()).unwrap_or_default();
+fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool) -> ContainerStatus {
+    let ContainerFiles { process, exit } = files;
+    let runs = record.runs.get(index).cloned().unwrap_or_default();
     let phase = match (process, exit) {
         (_, Some(_)) => ContainerPhase::Exited,
-        (Some(_), None) if rebooted => ContainerPhase::Exited,
-        (Some(_), None) => ContainerPhase::Running,
-        (None, None) => ContainerPhase::Waiting,
+        (None, None) if runs.begun == 0 => ContainerPhase::Waiting,
+        _ if rebooted => ContainerPhase::Exited,
+        // Its start is under way, or done.
+        _ => ContainerPhase::Running,
     };
     let running = phase == ContainerPhase::Running;
+    let unhealthy = runs.condemned.as_ref().map(|_| Reason::Unhealthy);
     ContainerStatus {
-        name,
         phase,
         image_digest: record.image_digests.get(index).cloned().flatten(),
         pid: process.as_ref().filter(|_| running).and_then(|process| process.pid.try_into().ok()),
         exit_code: exit.as_ref().and_then(ExitFile::shell_code),
         signal: exit.as_ref().and_then(|exit| exit.signal),
         reason: match exit {
-            Some(exit) => why(exit),
+            Some(exit) => unhealthy.or_else(|| why(exit)),
             None if phase == ContainerPhase::Exited => Some(Reason::NodeRestarted),
             None => None,
         },
         started_at: process.as_ref().map(|process| process.created_at),
         finished_at: exit.as_ref().and_then(|exit| exit.finished_at),
+        restarts: runs.begun.saturating_sub(1),
+        quick_ends: runs.quick_ends,
+        last_run: runs.last,
+        ..ContainerStatus::waiting("")
     }
 }
 
@@ -161,16 +199,20 @@ fn why(exit: &ExitFile) -> Option<Reason> {
     }
 }
 
-fn sentence(record: &Record, container: &ContainerStatus, files: &[ContainerFiles]) -> String {
+fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &ContainerFiles) -> String {
     let name = &container.name;
-    let index = record.spec.spec.containers.iter().position(|own| own.name == *name);
-    let exit = index.and_then(|index| files.get(index)?.exit.as_ref());
+    let exit = files.exit.as_ref();
     match container.reason {
         Some(Reason::StartFailed) => {
             let words = exit.and_then(|exit| exit.start_error.as_deref()).unwrap_or(CUT_OFF);
             format!("container {name:?} could not be started: {words}")
         }
-        Some(Reason::OutOfMemory) => match index.and_then(|index| memory_limit(record, index)) {
+        Some(Reason::Unhealthy) => {
+            let runs = record.runs.get(index);
+            let why = runs.and_then(|runs| runs.condemned.as_deref()).unwrap_or("its probe failed");
+            format!("container {name:?} was ended because {why}")
+        }
+        Some(Reason::OutOfMemory) => match memory_limit(record, index) {
             Some(limit) => {
                 format!("container {name:?} was ended because it used more memory than its limit of {limit}")
             }
@@ -191,7 +233,7 @@ fn sentence(record: &Record, container: &ContainerStatus, files: &[ContainerFile
 /// The memory limit that holds for a container: its own, or its pod's.
 fn memory_limit(record: &Record, index: usize) -> Option<Memory> {
     let spec = &record.spec.spec;
-    let own = spec.containers.get(index).and_then(|container| container.resources.as_ref());
+    let own = spec.all_containers().nth(index).and_then(|container| container.resources.as_ref());
     [own, spec.resources.as_ref()].into_iter().flatten().find_map(|resources| resources.limits?.memory)
 }
 

@@ -36,7 +36,7 @@ use crate::{InstanceSpec, Progress, RuntimeError};
 /// Name of the file with what the shim is told about a container beside its specification.
 pub(super) const START_FILE: &str = "start.json";
 /// Name of the file with the runtime specification.
-const CONFIG_FILE: &str = "config.json";
+pub(super) const CONFIG_FILE: &str = "config.json";
 
 /// What the shim is told about a container beside its specification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ impl PodRuntime {
         }
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
         place.write(&record).map_err(|error| fault::record(uid, error))?;
-        let containers = spec.spec.containers.iter().enumerate();
+        let containers = spec.spec.all_containers().enumerate();
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, spec, own, progress)));
         let (images, attachment, ()) =
@@ -77,7 +77,7 @@ impl PodRuntime {
     /// Takes away the root file systems of an attempt that was cut off: what is in them is not known.
     async fn clear(&self, place: &PodPlace, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let _alone = self.shared.busy.alone_with(&spec.uid).await;
-        for index in 0..spec.spec.containers.len() {
+        for index in 0..spec.spec.all_containers().count() {
             self.shared.images.unmount_rootfs(&place.container(index)).await.map_err(fault::snapshot)?;
         }
         Ok(())
@@ -107,7 +107,7 @@ impl PodRuntime {
     async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let (cgroups, uid, limits) =
             (self.shared.cgroups.clone(), spec.uid.clone(), Limits::of_pod(&spec.spec));
-        let containers = spec.spec.containers.iter();
+        let containers = spec.spec.all_containers();
         let containers: Vec<Limits> =
             containers.map(|own| Limits::of_container(own.resources.as_ref())).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
@@ -127,6 +127,17 @@ impl PodRuntime {
         progress: Progress<'_>,
     ) -> Result<Arc<Image>, RuntimeError> {
         let image = self.fetch(container, progress).await?;
+        self.furnish_container(place, spec, (index, container), image).await
+    }
+
+    /// Gives a container a fresh root file system of its image, and writes what it is told to be.
+    pub(super) async fn furnish_container(
+        &self,
+        place: &PodPlace,
+        spec: &InstanceSpec,
+        (index, container): (usize, &ContainerSpec),
+        image: Arc<Image>,
+    ) -> Result<Arc<Image>, RuntimeError> {
         let dir = place.container(index);
         let ns = place.ns();
         let setup = ContainerSetup {
@@ -154,7 +165,7 @@ impl PodRuntime {
     }
 
     /// The container's image, and word of how far it is while it is being fetched.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         container: &ContainerSpec,
         progress: Progress<'_>,

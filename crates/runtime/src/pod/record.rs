@@ -5,8 +5,10 @@
 //!                         ns/                files that hold its namespaces
 //!                         etc/               hosts, hostname, resolv.conf
 //!                         oci/               libcontainer's own state
+//!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
-//!  <state-dir>/logs/<uid>/<index>.log        what a container wrote
+//!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
+//!                         <index>.<run>.log  and in a later one; the last two are kept
 //! ```
 //! *Guarantees*: the record is the first thing that is made and the last that is removed; it is whole at every instant;
 //! a uid that is not a uuid never becomes a path.
@@ -19,12 +21,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Kind, WorkloadSpec, lifecycle::Facts};
+use model::{Kind, PastRun, WorkloadSpec, lifecycle::Facts};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::files::{EXIT_FILE, PROCESS_FILE, read_whole, write_whole};
+use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole, write_whole};
 use super::observed::ContainerFiles;
 use crate::InstanceSpec;
 
@@ -36,10 +38,34 @@ pub enum Stage {
     Preparing,
     /// Everything that it needs is there.
     Prepared,
-    /// Its start has begun: it is never started again.
+    /// Its start has begun. How often each container was begun is in the record.
     Started,
+    /// Its end was asked for: nothing of it is begun any more.
+    Ending,
     /// It is over, and only record and logs are left.
     Released,
+}
+
+/// The runs of one container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Runs {
+    /// How often it was begun.
+    pub begun: u32,
+    /// Runs before the present one, in a row, that ended soon.
+    pub quick_ends: u32,
+    /// Why the present run is being ended, if its probe failed.
+    pub condemned: Option<String>,
+    /// How the run before the present one ended.
+    pub last: Option<PastRun>,
+}
+
+impl Runs {
+    /// Number of the present run, from 0; None if it was never begun.
+    #[must_use]
+    pub const fn present(&self) -> Option<u32> {
+        self.begun.checked_sub(1)
+    }
 }
 
 /// The record of one instance.
@@ -57,6 +83,9 @@ pub struct Record {
     /// Digest of each container's image, once known.
     #[serde(default)]
     pub image_digests: Vec<Option<String>>,
+    /// The runs of each container.
+    #[serde(default)]
+    pub runs: Vec<Runs>,
     /// Its place in the network, while it has one.
     #[serde(default)]
     pub attachment: Option<Attachment>,
@@ -69,13 +98,14 @@ impl Record {
     /// The record of an instance of which there is nothing yet.
     #[must_use]
     pub fn new(spec: InstanceSpec, boot_id: String) -> Self {
-        let image_digests = vec![None; spec.spec.containers.len()];
+        let count = spec.spec.all_containers().count();
         Self {
             spec,
             stage: Stage::Preparing,
             boot_id,
             recorded_at: Timestamp::now(),
-            image_digests,
+            image_digests: vec![None; count],
+            runs: vec![Runs::default(); count],
             attachment: None,
             facts: None,
         }
@@ -201,16 +231,22 @@ impl PodPlace {
         self.dir.join("oci")
     }
 
+    /// Directory of further programs in the containers.
+    #[must_use]
+    pub fn execs(&self) -> PathBuf {
+        self.dir.join("x")
+    }
+
     /// Directory of one container.
     #[must_use]
     pub fn container(&self, index: usize) -> PathBuf {
         self.dir.join("c").join(index.to_string())
     }
 
-    /// Log of one container.
+    /// Log of one run of a container.
     #[must_use]
-    pub fn log(&self, index: usize) -> PathBuf {
-        self.logs.join(format!("{index}.log"))
+    pub fn log(&self, index: usize, run: u32) -> PathBuf {
+        self.logs.join(if run == 0 { format!("{index}.log") } else { format!("{index}.{run}.log") })
     }
 
     fn record(&self) -> PathBuf {
@@ -244,18 +280,21 @@ impl PodPlace {
         }
     }
 
-    /// What the containers' files say. A file that cannot be understood counts as absent, and is told of.
+    /// What the files say about the present run of each container. A file that cannot be understood counts as absent,
+    /// and is told of.
     #[must_use]
-    pub fn container_files(&self, count: usize) -> Vec<ContainerFiles> {
-        (0..count)
-            .map(|index| {
-                let dir = self.container(index);
-                ContainerFiles {
-                    process: read_told(&dir.join(PROCESS_FILE)),
-                    exit: read_told(&dir.join(EXIT_FILE)),
-                }
-            })
-            .collect()
+    pub fn container_files(&self, record: &Record) -> Vec<ContainerFiles> {
+        let files = record.runs.iter().enumerate().map(|(index, runs)| {
+            let Some(present) = runs.present() else { return ContainerFiles::default() };
+            let dir = self.container(index);
+            let process: Option<ProcessFile> = read_told(&dir.join(PROCESS_FILE));
+            let exit: Option<ExitFile> = read_told(&dir.join(EXIT_FILE));
+            ContainerFiles {
+                process: process.filter(|file| file.run == present),
+                exit: exit.filter(|file| file.run == present),
+            }
+        });
+        files.collect()
     }
 }
 

@@ -47,13 +47,13 @@ impl PodRuntime {
         Ok(loaded.iter().map(|image| image.reference.to_string()).collect())
     }
 
-    /// The file that a container's log is being written to, if there is such a container here.
+    /// The file that the log of a container's present run is being written to, if there is such a container here.
     #[must_use]
     pub fn log_path(&self, uid: &str, container: &str) -> Option<PathBuf> {
         let place = self.place(uid).ok()?;
         let Found::Record(record) = place.read() else { return None };
-        let index = record.spec.spec.containers.iter().position(|own| own.name == container)?;
-        Some(place.log(index))
+        let index = record.spec.spec.all_containers().position(|own| own.name == container)?;
+        Some(place.log(index, record.runs.get(index)?.present().unwrap_or(0)))
     }
 
     /// Whether a container runs now.

@@ -136,6 +136,7 @@ impl Bench {
     pub fn start(&self, pod: &TestPod) -> Request {
         let containers = (0..pod.count)
             .map(|index| ContainerOrder {
+                run: 0,
                 index: u32::try_from(index).unwrap(),
                 dir: pod.container(index),
                 log: pod.log(index),

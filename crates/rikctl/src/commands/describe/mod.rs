@@ -5,8 +5,9 @@ mod sheet;
 use clap::Args;
 use jiff::Timestamp;
 use model::{
-    ContainerStatus, Instance, Reason, Status, WorkloadRecord, WorkloadSpec,
+    ContainerStatus, Instance, PastRun, Reason, Status, WorkloadRecord, WorkloadSpec,
     api::{Event, NodeView},
+    manifest::health::RestartPolicy,
 };
 
 use self::sheet::Sheet;
@@ -186,9 +187,16 @@ fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
     if let Some(function) = &spec.function {
         sheet.field("Rootfs", &function.execution.rootfs);
     }
-    for container in &spec.containers {
+    let restarts = spec.restart_policy != RestartPolicy::default();
+    sheet.maybe("Restart policy", restarts.then(|| format!("{:?}", spec.restart_policy)));
+    for (index, container) in spec.all_containers().enumerate() {
         let seen = seen.iter().find(|seen| seen.name == container.name);
-        sheet.section(&format!("Container {}", container.name));
+        let title = match (index < spec.init_containers.len(), container.is_sidecar()) {
+            (true, true) => "Sidecar",
+            (true, false) => "Init container",
+            (false, _) => "Container",
+        };
+        sheet.section(&format!("{title} {}", container.name));
         sheet.field("Image", &container.image);
         sheet.maybe("Digest", seen.and_then(|seen| seen.image_digest.clone()));
         sheet.maybe("Command", (!container.command.is_empty()).then(|| words(&container.command)));
@@ -206,8 +214,21 @@ fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
             sheet.maybe("Pid", seen.pid.map(|pid| pid.to_string()));
             sheet.maybe("Exit code", seen.exit_code.map(|code| code.to_string()));
             sheet.maybe("Signal", seen.signal.map(|signal| signal.to_string()));
+            sheet.field("Ready", if seen.ready { "yes" } else { "no" });
+            sheet.field("Restarts", &seen.restarts.to_string());
+            sheet.maybe("Last run", seen.last_run.as_ref().map(past));
         }
     }
+}
+
+/// How a run that is over ended, and when.
+fn past(run: &PastRun) -> String {
+    let how = match (&run.message, run.exit_code) {
+        (Some(message), _) => message.clone(),
+        (None, Some(code)) => format!("ended with exit code {code}"),
+        (None, None) => "ended".to_owned(),
+    };
+    run.finished_at.map_or_else(|| how.clone(), |at| format!("{how}, at {at:.0}"))
 }
 
 fn list(sheet: &mut Sheet, instances: &[Shown<Instance>], now: Timestamp) {

@@ -10,7 +10,11 @@ fn record(stage: Stage, names: &[&str]) -> Record {
     let container = |name: &&str| ContainerSpec { name: (*name).to_owned(), ..ContainerSpec::default() };
     let spec = WorkloadSpec { containers: names.iter().map(container).collect(), ..WorkloadSpec::default() };
     let spec = InstanceSpec { id: "web".to_owned(), uid: "uid".to_owned(), kind: Kind::Pod, spec };
-    Record { stage, boot_id: "now".to_owned(), ..Record::new(spec, String::new()) }
+    let mut record = Record { stage, boot_id: "now".to_owned(), ..Record::new(spec, String::new()) };
+    if stage >= Stage::Started {
+        record.runs.iter_mut().for_each(|runs| runs.begun = 1);
+    }
+    record
 }
 
 fn at(second: i64) -> Timestamp {
@@ -26,6 +30,7 @@ fn process(second: i64) -> Option<ProcessFile> {
         log: "/l".into(),
         stop_signal: 15,
         memory_dir: None,
+        run: 0,
     })
 }
 
@@ -96,11 +101,13 @@ fn every_kind_of_end_has_its_reason() {
 #[test]
 fn start_that_was_cut_off_is_over_unless_the_shim_is_at_it() {
     let record = record(Stage::Started, &["a"]);
-    let files = [ContainerFiles::default()];
+    let mut files = [ContainerFiles::default()];
     assert!(is_unclear(&record, &files, "now"));
+    let starting = PodLook { starting: true, ..PodLook::default() };
+    end_unwatched(&record, &mut files, &starting);
+    assert!(matches!(look(&record, &files), Observed::Running(_)));
+    end_unwatched(&record, &mut files, &PodLook::default());
     assert_eq!(ended(&record, &files).reason, Some(Reason::StartFailed));
-    let starting = observe(&record, &files, Circumstances { boot_id: "now", starting: true });
-    assert!(matches!(starting, Observed::Running(_)));
 }
 
 #[test]
@@ -108,7 +115,7 @@ fn container_whose_end_could_not_be_written_down_does_not_run_for_ever() {
     let record = record(Stage::Started, &["a", "b"]);
     let mut files = [running(), running()];
     assert!(is_unclear(&record, &files, "now"), "no process has such a start time");
-    end_unwatched(&mut files, &PodLook { running: vec![1], ..PodLook::default() });
+    end_unwatched(&record, &mut files, &PodLook { running: vec![1], ..PodLook::default() });
     let Observed::Running(facts) = look(&record, &files) else { panic!("not running") };
     assert_eq!(facts.containers[0].reason, Some(Reason::ExitUnknown));
     assert_eq!(facts.containers[1].phase, ContainerPhase::Running);

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 
 use super::{
     process,
-    server::{Shim, Source, watch},
+    server::{Key, Live, Shim, Source, watch},
     wire::{Answer, Call, FrameBuffer, MAX_FRAME_BYTES, Message, PROTOCOL, Request, encode},
 };
 
@@ -87,8 +87,14 @@ impl Shim {
                 Ok(()) => return,
                 Err(why) => Answer::Refused { why },
             },
-            Request::Signal { pod, signal } => self.signal_pod(&pod, signal),
-            Request::End { pod } => self.end_pod(&pod),
+            Request::Signal { pod, only, signal } => self.signal_pod(&pod, &only, signal),
+            Request::End { pod, only } => self.end_pod(&pod, &only),
+            Request::Exec(order) => match self.begin_exec(*order, (token, id)) {
+                // The answer follows when it is known.
+                Ok(()) => return,
+                Err(why) => Answer::Refused { why },
+            },
+            Request::SignalExec { id, signal } => self.signal_exec(&id, signal),
             Request::Look { pod } => Answer::Pod(self.look(&pod)),
             Request::List => Answer::Pods(self.look_at_all()),
             Request::Subscribe => {
@@ -117,9 +123,14 @@ impl Shim {
         }
     }
 
-    fn signal_pod(&mut self, pod: &str, signal: i32) -> Answer {
+    fn meant<'a>(&'a self, pod: &'a str, only: &'a [u32]) -> impl Iterator<Item = &'a Live> {
+        let meant = move |key: &Key| key.0 == pod && (only.is_empty() || only.contains(&key.1));
+        self.live.iter().filter(move |(key, _)| meant(key)).map(|(_, live)| live)
+    }
+
+    fn signal_pod(&mut self, pod: &str, only: &[u32], signal: i32) -> Answer {
         let (mut running, mut hearing) = (0, 0);
-        for live in self.live.iter().filter(|((uid, _), _)| uid == pod).map(|(_, live)| live) {
+        for live in self.meant(pod, only) {
             running += 1;
             // Asked before it is sent: a process that obeys at once can no longer be asked.
             let hears = process::hears(live.pid, signal);
@@ -128,15 +139,15 @@ impl Shim {
                 Err(error) => return Answer::Refused { why: format!("signal {signal}: {error}") },
             }
         }
-        if signal == libc::SIGKILL {
+        if signal == libc::SIGKILL && only.is_empty() {
             self.give_up_start(pod, "it was stopped while it was being started");
         }
         Answer::Signalled { running, hearing }
     }
 
-    fn end_pod(&mut self, pod: &str) -> Answer {
+    fn end_pod(&mut self, pod: &str, only: &[u32]) -> Answer {
         let (mut running, mut hearing) = (0, 0);
-        for live in self.live.iter().filter(|((uid, _), _)| uid == pod).map(|(_, live)| live) {
+        for live in self.meant(pod, only) {
             running += 1;
             let hears = process::hears(live.pid, live.stop_signal);
             hearing += u32::from(hears);
@@ -145,7 +156,9 @@ impl Shim {
                 return Answer::Refused { why: format!("signal {signal}: {error}") };
             }
         }
-        self.give_up_start(pod, "it was stopped while it was being started");
+        if only.is_empty() {
+            self.give_up_start(pod, "it was stopped while it was being started");
+        }
         Answer::Signalled { running, hearing }
     }
 

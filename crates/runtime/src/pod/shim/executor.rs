@@ -16,7 +16,7 @@ use std::{
 };
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 /// Finds and executes the program of a container's spec.
 #[derive(Clone, Debug)]
@@ -43,28 +43,45 @@ impl ProgramExecutor {
 
 impl Executor for ProgramExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let (program, args) = program_of(spec).map_err(|words| {
-            self.say(&words);
-            ExecutorError::Other(words)
-        })?;
-        let words = match execute(&program, &args) {
-            Ok(never) => match never {},
-            Err(error) => explain(&program, &error),
-        };
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        let Err(words) = become_program(process, &present_environment());
         self.say(&words);
         Err(ExecutorError::Other(words))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        program_of(spec).map(drop).map_err(|words| {
+        let none = || ExecutorValidationError::ArgValidationError("there is no process".to_owned());
+        let process = spec.process().as_ref().ok_or_else(none)?;
+        program_of(process).map(drop).map_err(|words| {
             self.say(&words);
             ExecutorValidationError::ArgValidationError(words)
         })
     }
 }
 
-fn program_of(spec: &Spec) -> Result<(PathBuf, Vec<String>), String> {
-    let process = spec.process().as_ref().ok_or("the specification has no process")?;
+/// Finds the program of a process and becomes it, with this environment. Comes back only with words for people on why
+/// not.
+pub(super) fn become_program(
+    process: &Process,
+    environment: &[CString],
+) -> Result<std::convert::Infallible, String> {
+    let (program, args) = program_of(process)?;
+    execute(&program, &args, environment).map_err(|error| explain(&program, &error))
+}
+
+/// What libcontainer has put together: the specification's variables, and a home.
+fn present_environment() -> Vec<CString> {
+    let joined = std::env::vars_os().map(|(name, value)| {
+        let mut bytes = name.into_encoded_bytes();
+        bytes.push(b'=');
+        bytes.extend(value.into_encoded_bytes());
+        CString::new(bytes)
+    });
+    // None holds a NUL: they come from the kernel.
+    joined.flatten().collect()
+}
+
+fn program_of(process: &Process) -> Result<(PathBuf, Vec<String>), String> {
     let args = process.args().clone().unwrap_or_default();
     let name = args.first().ok_or("there is no command to run")?;
     let path =
@@ -106,14 +123,16 @@ fn look(candidate: &Path) -> Option<Result<PathBuf, String>> {
     Some(Ok(candidate.to_owned()))
 }
 
-fn execute(program: &Path, args: &[String]) -> io::Result<std::convert::Infallible> {
+fn execute(program: &Path, args: &[String], environment: &[CString]) -> io::Result<std::convert::Infallible> {
     let program = CString::new(program.as_os_str().as_encoded_bytes())?;
     let args = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
-    let mut list: Vec<*const libc::c_char> = args.iter().map(|arg| arg.as_ptr()).collect();
-    list.push(std::ptr::null());
+    let list = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, environment) = (list(&args), list(environment));
     forget_signals();
-    // SAFETY: a plain call; `list` ends with null and its strings outlive the call.
-    unsafe { libc::execv(program.as_ptr(), list.as_ptr()) };
+    // SAFETY: a plain call; both lists end with null and their strings outlive the call.
+    unsafe { libc::execve(program.as_ptr(), args.as_ptr(), environment.as_ptr()) };
     Err(io::Error::last_os_error())
 }
 

@@ -52,6 +52,7 @@ impl Shim {
 
     pub(super) fn reap(&mut self) {
         self.take_all_reports();
+        self.take_exec_reports();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             // A container can only become our child when its creator has ended, and a creator reports before that.
@@ -61,7 +62,7 @@ impl Shim {
             });
             if let Some(key) = key {
                 self.ended(&key, exit_of(status.as_raw()));
-            } else {
+            } else if !self.exec_ended(pid, &exit_of(status.as_raw())) {
                 self.creator_ended(pid);
             }
         }
@@ -112,6 +113,7 @@ impl Shim {
         remove_pipes(&live.dir);
         exit.out_of_memory = live.memory_dir.as_deref().is_some_and(killed_for_memory);
         exit.finished_at = Some(Timestamp::now());
+        exit.run = live.run;
         record_exit(&live.dir, &exit);
         self.tell(&key.0);
         self.settle(&key.0);
@@ -151,7 +153,7 @@ impl Shim {
             // A child that nobody has reaped yet, if this process has become another program meanwhile.
             let status = if same_boot { process::unreaped_end(file.pid, file.start_ticks) } else { None };
             let exit = status.map(exit_of).unwrap_or_default();
-            return record_exit(dir, &ExitFile { out_of_memory, finished_at, ..exit });
+            return record_exit(dir, &ExitFile { out_of_memory, finished_at, run: file.run, ..exit });
         };
         // Its creator was lost between creating and starting it: it would wait for its start for ever.
         let name = fs::read_to_string(format!("/proc/{}/comm", file.pid)).unwrap_or_default();
@@ -165,6 +167,7 @@ impl Shim {
         let mut live = Live {
             pid: file.pid,
             start_ticks: file.start_ticks,
+            run: file.run,
             handle,
             dir: dir.to_owned(),
             stop_signal: file.stop_signal,

@@ -47,7 +47,7 @@ use crate::pod::{
 /// Names of the pipes that are a container's standard files.
 pub const STDIO: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// Longest sentence about a failure.
-const MAX_WHY_BYTES: usize = 4 << 10;
+pub(super) const MAX_WHY_BYTES: usize = 4 << 10;
 
 /// What a creator says when it is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,7 @@ fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, Strin
         log: order.log.clone(),
         stop_signal: order.stop_signal,
         memory_dir: order.memory_dir.clone(),
+        run: order.run,
     };
     let started = write_whole(&order.dir.join(PROCESS_FILE), &process)
         .map_err(|error| format!("writing down its process: {error}"))
@@ -212,7 +213,7 @@ fn open_stdio(order: &ContainerOrder) -> io::Result<[OwnedFd; 3]> {
 }
 
 /// Closes everything above the standard files but `keep`: what a container inherits it holds for its whole life.
-fn close_all_but(keep: RawFd) {
+pub(super) fn close_all_but(keep: RawFd) {
     let close = |first: RawFd, last: libc::c_uint| {
         let Ok(first) = libc::c_uint::try_from(first) else { return };
         if first <= last {
@@ -225,7 +226,7 @@ fn close_all_but(keep: RawFd) {
     close(keep + 1, libc::c_uint::MAX);
 }
 
-fn unblock_signals() {
+pub(super) fn unblock_signals() {
     // SAFETY: plain calls on a set of this frame.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();

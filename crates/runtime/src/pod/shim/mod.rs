@@ -17,8 +17,10 @@
 
 mod birth;
 mod callers;
+mod exec;
 pub mod executor;
 mod exits;
+mod join;
 pub mod launch;
 pub mod log;
 pub mod process;
@@ -51,6 +53,10 @@ use rustix::{
 };
 
 use self::upgrade::{Home, Inheritance, TAKE_OVER, read_inheritance};
+pub use self::{
+    join::{TERMINAL_SOCKET, through},
+    launch::STDIO,
+};
 
 /// Name of the socket in the shim's directory.
 pub const SOCKET: &str = "control.sock";

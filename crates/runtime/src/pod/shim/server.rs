@@ -28,6 +28,7 @@ use rustix::{
 
 use super::{
     callers::Caller,
+    exec::Exec,
     launch::{LaunchConfig, ReportBuffer},
     log::{LogWriter, Stream},
     upgrade::{Home, Upgrade},
@@ -51,6 +52,7 @@ pub(super) enum Source {
     Report(Key),
     Output(Key, Stream),
     Process(Key),
+    Exec(String),
 }
 
 /// A running container.
@@ -58,6 +60,7 @@ pub(super) enum Source {
 pub(super) struct Live {
     pub(super) pid: i32,
     pub(super) start_ticks: u64,
+    pub(super) run: u32,
     /// Handle on its process.
     pub(super) handle: OwnedFd,
     pub(super) dir: PathBuf,
@@ -115,6 +118,7 @@ pub(super) struct Shim {
     pub(super) starts: BTreeMap<String, PodStart>,
     /// Containers that have ended in a way not known yet, and until when it is waited for.
     pub(super) fading: BTreeMap<Key, Instant>,
+    pub(super) execs: BTreeMap<String, Exec>,
     pub(super) read_buffer: Vec<u8>,
     pub(super) batch: Vec<u8>,
     pub(super) upgrade: Option<Upgrade>,
@@ -142,6 +146,7 @@ impl Shim {
             waiting: VecDeque::new(),
             starts: BTreeMap::new(),
             fading: BTreeMap::new(),
+            execs: BTreeMap::new(),
             read_buffer: vec![0; READ_BYTES],
             batch: Vec::new(),
             upgrade: None,
@@ -196,6 +201,7 @@ impl Shim {
                 self.take_output(&key, stream);
             }
             Source::Process(key) => self.unseen_end(&key),
+            Source::Exec(id) => self.take_exec_report(&id),
         }
     }
 

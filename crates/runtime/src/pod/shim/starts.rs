@@ -1,12 +1,12 @@
-//! Starts: a pod's containers are created by creators, a few at a time, and all of them run or none does.
+//! Starts: containers are created by creators, a few at a time.
 //!
 //! ```text
-//!  asked ─▶ waiting ─▶ creator at work ─▶ running          all running: Started
+//!  asked ─▶ waiting ─▶ creator at work ─▶ running          all done: Started, or StartFailed for the first that was
 //!                          │ failed, crashed or too late
-//!                          └─▶ the others are ended; the last gone: StartFailed
+//!                          └─▶ exit.json says why
 //! ```
-//! *Guarantees*: a container is begun at most once, ever: whoever has a `process.json` or `exit.json` is refused. A
-//! start goes on if its asker goes away, and the files tell how it ended.
+//! *Guarantees*: a container is begun at most once, as long as its files are there: whoever has a `process.json` or
+//! `exit.json` is refused. A start goes on if its asker goes away, and the files tell how it ended.
 
 use std::{
     fs::File,
@@ -53,7 +53,8 @@ impl Shim {
         if self.waiting.len() + containers.len() > MAX_WAITING {
             return Err("too many containers wait to be started".to_owned());
         }
-        let known = self.starts.contains_key(&pod) || self.live.keys().any(|(uid, _)| *uid == pod);
+        let live = |order: &ContainerOrder| self.live.contains_key(&(pod.clone(), order.index));
+        let known = self.starts.contains_key(&pod) || containers.iter().any(live);
         if known || containers.iter().any(|order| has_begun(&order.dir)) {
             return Err("it has been started before".to_owned());
         }
@@ -134,6 +135,7 @@ impl Shim {
         let mut live = Live {
             pid: process.pid,
             start_ticks: process.start_ticks,
+            run: process.run,
             handle,
             dir: launch.order.dir,
             stop_signal: launch.order.stop_signal,
@@ -142,8 +144,8 @@ impl Shim {
             tokens: Vec::new(),
         };
         self.watch_outputs(key, &mut live);
-        let doomed = self.starts.get(&key.0).is_none_or(|start| start.failed.is_some());
-        if doomed {
+        // Nobody waits for it: the start was given up.
+        if !self.starts.contains_key(&key.0) {
             let _ = process::send(&live.handle, libc::SIGKILL);
         }
         self.live.insert(key.clone(), live);
@@ -165,7 +167,7 @@ impl Shim {
         }
     }
 
-    /// A container cannot be started: it is over, and the rest of its pod will be.
+    /// A container cannot be started: it is over.
     pub(super) fn start_failed(&mut self, key: &Key, why: String) {
         let Some(start) = self.starts.get_mut(&key.0) else { return };
         start.missing = start.missing.saturating_sub(1);
@@ -182,24 +184,21 @@ impl Shim {
             let exit = ExitFile {
                 start_error: Some(why),
                 finished_at: Some(Timestamp::now()),
+                run: launch.order.run,
                 ..ExitFile::default()
             };
             record_exit(&launch.order.dir, &exit);
         }
-        self.end_rest(&key.0.clone());
         self.settle(&key.0);
     }
 
-    /// Ends what a failed start has left: those who run are killed, those who wait never begin.
-    fn end_rest(&mut self, pod: &str) {
+    /// Drops those of a start that wait for their creator: they never begin.
+    fn drop_waiting(&mut self, pod: &str) {
         let before = self.waiting.len();
         self.waiting.retain(|(uid, _)| uid != pod);
         let dropped = before - self.waiting.len();
         if let Some(start) = self.starts.get_mut(pod) {
             start.missing = start.missing.saturating_sub(dropped);
-        }
-        for live in self.live.iter().filter(|((uid, _), _)| uid == pod).map(|(_, live)| live) {
-            let _ = process::send(&live.handle, libc::SIGKILL);
         }
     }
 
@@ -210,7 +209,7 @@ impl Shim {
         if start.failed.is_none() {
             start.failed = Some((0, why.to_owned()));
         }
-        self.end_rest(pod);
+        self.drop_waiting(pod);
         for key in at_work {
             self.end_launch(&key, why);
         }
@@ -241,8 +240,7 @@ impl Shim {
     /// Answers a start when nothing of it is open any more.
     pub(super) fn settle(&mut self, pod: &str) {
         let Some(start) = self.starts.get(pod) else { return };
-        let running = self.live.keys().any(|(uid, _)| uid == pod);
-        if start.missing > 0 || (start.failed.is_some() && running) {
+        if start.missing > 0 {
             return;
         }
         let Some(start) = self.starts.remove(pod) else { return };

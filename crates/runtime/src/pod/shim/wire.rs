@@ -5,12 +5,13 @@
 
 use std::path::PathBuf;
 
+use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::pod::cgroup::Groups;
 
 /// Version of what is said here. A shim of another version is asked to become this program.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
@@ -32,24 +33,37 @@ pub enum Request {
     Version,
     /// Become the program that I am. The connection ends when that is done; it is refused if it cannot be. Frozen.
     Upgrade,
-    /// Create and start all containers of a pod; if one cannot start, none is left. Refused if it had been asked before.
+    /// Create and start containers of a pod. Refused if one of them was begun before and its files still say so.
     Start {
         /// Uid of the pod.
         pod: String,
-        /// Its containers.
+        /// Those to start.
         containers: Vec<ContainerOrder>,
     },
-    /// Send a signal to the first process of each running container of a pod.
+    /// Send a signal to the first process of running containers of a pod.
     Signal {
         /// Uid of the pod.
         pod: String,
+        /// Those that are meant; all if empty.
+        only: Vec<u32>,
         /// Number of the signal.
         signal: i32,
     },
-    /// Ask each running container of a pod to end, by its own signal. One that cannot hear that signal is killed.
+    /// Ask running containers of a pod to end, each by its own signal. One that cannot hear that signal is killed.
     End {
         /// Uid of the pod.
         pod: String,
+        /// Those that are meant; all if empty.
+        only: Vec<u32>,
+    },
+    /// Run a further program in a running container. Answered with `Started` when it runs, `Refused` if it cannot.
+    Exec(Box<ExecOrder>),
+    /// Send a signal to such a program. Done as well if it has ended.
+    SignalExec {
+        /// Its id.
+        id: String,
+        /// Number of the signal.
+        signal: i32,
     },
     /// What is there of a pod?
     Look {
@@ -70,6 +84,8 @@ pub enum Request {
 pub struct ContainerOrder {
     /// Place in the pod's list of containers.
     pub index: u32,
+    /// Which run of it this is, from 0.
+    pub run: u32,
     /// Its directory: `config.json` is there, the rest is the shim's.
     pub dir: PathBuf,
     /// File that its output goes to.
@@ -84,6 +100,26 @@ pub struct ContainerOrder {
     pub groups: Groups,
     /// Directory of its memory group.
     pub memory_dir: Option<PathBuf>,
+}
+
+/// A further program in a running container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecOrder {
+    /// Its id, unique among all.
+    pub id: String,
+    /// Uid of the pod.
+    pub pod: String,
+    /// Index of the container.
+    pub container: u32,
+    /// Its directory: its standard files, or the socket that its terminal is sent to, are there; `exit.json` will be.
+    pub dir: PathBuf,
+    /// The container's control groups.
+    pub groups: Groups,
+    /// What it is, in the words of the runtime specification.
+    pub process: Process,
+    /// Size of its terminal, rows and columns, if it has one.
+    pub terminal: Option<(u16, u16)>,
 }
 
 /// What the shim says.
@@ -117,7 +153,7 @@ pub enum Answer {
     },
     /// To `Start`: all run.
     Started,
-    /// To `Start`: one cannot, and none is left.
+    /// To `Start`: those that could not start have an `exit.json` that says why. This is the first.
     StartFailed {
         /// Which one.
         index: u32,
@@ -250,10 +286,10 @@ mod tests {
         let call = |request| text(encode(&Call { id: 7, request }).unwrap());
         assert_eq!(call(Request::Version), r#"{"id":7,"request":"version"}"#);
         assert_eq!(call(Request::Upgrade), r#"{"id":7,"request":"upgrade"}"#);
-        let answer = Answer::Version { protocol: 2, pid: 5 };
+        let answer = Answer::Version { protocol: 3, pid: 5 };
         assert_eq!(
             text(encode(&Message::Reply { id: 7, answer }).unwrap()),
-            r#"{"reply":{"id":7,"answer":{"version":{"protocol":2,"pid":5}}}}"#
+            r#"{"reply":{"id":7,"answer":{"version":{"protocol":3,"pid":5}}}}"#
         );
     }
 

@@ -1,7 +1,5 @@
 //! A node to try pods on: a runtime in namespaces of its own, with an image made from busybox. Leaves nothing behind.
 
-#![expect(clippy::unwrap_used, reason = "a helper of tests: what fails here fails the test")]
-
 use std::{
     fs,
     future::Future,
@@ -154,7 +152,19 @@ impl Node {
     pub async fn run(&self, spec: &InstanceSpec) {
         self.runtime.prepare(spec, &|_| {}).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
         assert_eq!(self.runtime.inspect(&spec.uid).await.unwrap(), Observed::Prepared);
-        self.runtime.start(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
+        let first = model::lifecycle::containers::first(&spec.spec);
+        self.runtime.start(&spec.uid, &first).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
+    }
+
+    /// Waits, by news alone, until what is seen of a running instance is as `wished`.
+    pub async fn seen(&self, spec: &InstanceSpec, wished: impl Fn(&Facts) -> bool) -> Facts {
+        loop {
+            match self.runtime.inspect(&spec.uid).await.unwrap() {
+                Observed::Running(facts) if wished(&facts) => return facts,
+                Observed::Running(_) => self.runtime.changed(&spec.uid).await,
+                other => panic!("not running: {other:?}"),
+            }
+        }
     }
 
     /// Waits, by news alone, until the instance has ended.

@@ -1,20 +1,18 @@
 //! Whole pods on a node of its own: real images, namespaces, groups and containers, from the first step to the last.
 
-mod node;
-
 use std::{
     collections::BTreeMap,
     fs,
     time::{Duration, Instant},
 };
 
+use crate::node::{in_namespaces, plain, pod, script};
 use model::{
     ContainerPhase, PortSpec, Protocol, Reason,
     lifecycle::Observed,
     manifest::{EnvVar, ExposureKind, ResourceList, Resources},
     quantity::{Cpu, Memory},
 };
-use node::{in_namespaces, plain, pod, script};
 use runtime::Runtime;
 
 fn limits(memory: u64, pids: u32) -> Option<Resources> {
@@ -34,7 +32,7 @@ fn port(port: u16, target: u16) -> PortSpec {
 
 #[test]
 fn pod_lives_from_absent_to_absent() {
-    in_namespaces("pod_lives_from_absent_to_absent", |node| async move {
+    in_namespaces("lives::pod_lives_from_absent_to_absent", |node| async move {
         let spec = pod(vec![script("web", "echo hello; exit 3")]);
         assert_eq!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Absent);
         node.run(&spec).await;
@@ -42,7 +40,7 @@ fn pod_lives_from_absent_to_absent() {
         assert_eq!((facts.exit_code, facts.reason), (Some(3), Some(Reason::NonZeroExit)));
         assert!(facts.started_at.is_some() && facts.finished_at >= facts.started_at, "{facts:?}");
         assert!(facts.containers[0].image_digest.as_ref().unwrap().starts_with("sha256:"));
-        assert!(node.runtime.start(&spec.uid).await.is_err(), "it was started twice");
+        assert!(node.runtime.start(&spec.uid, &[0]).await.is_err(), "it was started twice");
         node.runtime.release(&spec.uid).await.unwrap();
         node.runtime.release(&spec.uid).await.unwrap();
         let Observed::Released(facts) = node.runtime.inspect(&spec.uid).await.unwrap() else {
@@ -73,7 +71,7 @@ fn container_sees_what_it_should_and_no_more() {
         grep web-1 /etc/hosts; cat /etc/hostname; echo test > /dev/stdout
         echo "limit $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes) $(cat /sys/fs/cgroup/pids/pids.max)"
     "#;
-    in_namespaces("container_sees_what_it_should_and_no_more", |node| async move {
+    in_namespaces("lives::container_sees_what_it_should_and_no_more", |node| async move {
         let mut container = script("look", LOOK);
         container.env = vec![EnvVar { name: "OWN".to_owned(), value: "v".to_owned() }];
         container.resources = limits(64 << 20, 40);
@@ -107,48 +105,57 @@ fn container_sees_what_it_should_and_no_more() {
 #[test]
 fn containers_of_a_pod_share_network_ipc_and_name_and_nothing_else() {
     let show = "for n in net ipc uts pid mnt cgroup; do readlink /proc/self/ns/$n; done; sleep 1000";
-    in_namespaces("containers_of_a_pod_share_network_ipc_and_name_and_nothing_else", |node| async move {
-        let serve = "mkdir /www; echo from-web > /www/index.html; httpd -f -p 8080 -h /www";
-        let spec = pod(vec![script("a", show), script("b", show), script("web", serve)]);
-        node.run(&spec).await;
-        let facts = node.running(&spec).await;
-        assert!(facts.containers.iter().all(|own| own.phase == ContainerPhase::Running && own.pid.is_some()));
-        let host = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
-        let (a, b) = loop {
-            let (a, b) = (node.output(&spec, "a"), node.output(&spec, "b"));
-            if a.len() == 6 && b.len() == 6 {
-                break (a, b);
+    in_namespaces(
+        "lives::containers_of_a_pod_share_network_ipc_and_name_and_nothing_else",
+        |node| async move {
+            let serve = "mkdir /www; echo from-web > /www/index.html; httpd -f -p 8080 -h /www";
+            let spec = pod(vec![script("a", show), script("b", show), script("web", serve)]);
+            node.run(&spec).await;
+            let facts = node.running(&spec).await;
+            assert!(
+                facts.containers.iter().all(|own| own.phase == ContainerPhase::Running && own.pid.is_some())
+            );
+            let host =
+                |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
+            let (a, b) = loop {
+                let (a, b) = (node.output(&spec, "a"), node.output(&spec, "b"));
+                if a.len() == 6 && b.len() == 6 {
+                    break (a, b);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            };
+            for (at, name) in ["net", "ipc", "uts"].into_iter().enumerate() {
+                assert_eq!(a[at], b[at], "{name} is not shared");
+                assert_ne!(a[at], host(name), "{name} is the node's");
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        for (at, name) in ["net", "ipc", "uts"].into_iter().enumerate() {
-            assert_eq!(a[at], b[at], "{name} is not shared");
-            assert_ne!(a[at], host(name), "{name} is the node's");
-        }
-        for (at, name) in ["pid", "mnt", "cgroup"].into_iter().enumerate() {
-            assert_ne!(a[at + 3], b[at + 3], "{name} is shared");
-        }
-        let page = loop {
-            let url = format!("http://{}:8080/", facts.ip.unwrap());
-            let got =
-                tokio::process::Command::new("busybox").args(["wget", "-qO-", &url]).output().await.unwrap();
-            if got.status.success() {
-                break String::from_utf8_lossy(&got.stdout).into_owned();
+            for (at, name) in ["pid", "mnt", "cgroup"].into_iter().enumerate() {
+                assert_ne!(a[at + 3], b[at + 3], "{name} is shared");
             }
-        };
-        assert_eq!(page, "from-web\n");
-        let stopped = Instant::now();
-        node.runtime.stop(&spec.uid).await.unwrap();
-        // `sh` and `sleep` as first processes cannot hear TERM: nobody waits for them.
-        assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
-        assert!(matches!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Ended(_)));
-        node.take_down().await;
-    });
+            let page = loop {
+                let url = format!("http://{}:8080/", facts.ip.unwrap());
+                let got = tokio::process::Command::new("busybox")
+                    .args(["wget", "-qO-", &url])
+                    .output()
+                    .await
+                    .unwrap();
+                if got.status.success() {
+                    break String::from_utf8_lossy(&got.stdout).into_owned();
+                }
+            };
+            assert_eq!(page, "from-web\n");
+            let stopped = Instant::now();
+            node.runtime.stop(&spec.uid).await.unwrap();
+            // `sh` and `sleep` as first processes cannot hear TERM: nobody waits for them.
+            assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
+            assert!(matches!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Ended(_)));
+            node.take_down().await;
+        },
+    );
 }
 
 #[test]
 fn every_end_is_told_apart() {
-    in_namespaces("every_end_is_told_apart", |node| async move {
+    in_namespaces("lives::every_end_is_told_apart", |node| async move {
         let mut hungry = script("hungry", "dd if=/dev/zero of=/dev/null bs=64M count=1");
         hungry.resources = limits(16 << 20, 100);
         let mut nope = plain("nope");
@@ -174,18 +181,24 @@ fn every_end_is_told_apart() {
         assert_eq!((facts.reason, facts.containers[0].signal), (Some(Reason::Signaled), Some(9)));
         let missing = pod(vec![script("good", "sleep 1000"), nope]);
         node.runtime.prepare(&missing, &|_| {}).await.unwrap();
-        let error = node.runtime.start(&missing.uid).await.unwrap_err();
-        assert_eq!(error.sentence(), "start container \"nope\": \"/bin/nope\" not found in the image");
-        assert_eq!(error.reason, Reason::StartFailed);
+        node.runtime.start(&missing.uid, &[0, 1]).await.unwrap();
+        let facts = node.running(&missing).await;
+        assert_eq!(facts.containers[1].reason, Some(Reason::StartFailed), "{facts:?}");
+        // What follows for the others is not the runtime's to decide.
+        node.runtime.stop(&missing.uid).await.unwrap();
         let facts = node.ended(&missing).await;
         assert_eq!(facts.reason, Some(Reason::StartFailed), "{facts:?}");
+        assert_eq!(
+            facts.message.unwrap(),
+            "container \"nope\" could not be started: \"/bin/nope\" not found in the image"
+        );
         node.take_down().await;
     });
 }
 
 #[test]
 fn documented_shell_without_input_stays_running() {
-    in_namespaces("documented_shell_without_input_stays_running", |node| async move {
+    in_namespaces("lives::documented_shell_without_input_stays_running", |node| async move {
         let spec = pod(vec![plain("shell")]);
         node.run(&spec).await;
         // It would have ended by now if its input had an end.
@@ -198,7 +211,7 @@ fn documented_shell_without_input_stays_running() {
 
 #[test]
 fn stopping_waits_for_those_who_hear_and_kills_those_who_ignore() {
-    in_namespaces("stopping_waits_for_those_who_hear_and_kills_those_who_ignore", |node| async move {
+    in_namespaces("lives::stopping_waits_for_those_who_hear_and_kills_those_who_ignore", |node| async move {
         let polite = pod(vec![script(
             "polite",
             "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.1; done",
@@ -225,7 +238,7 @@ fn stopping_waits_for_those_who_hear_and_kills_those_who_ignore() {
 
 #[test]
 fn published_port_that_is_taken_is_a_clear_error() {
-    in_namespaces("published_port_that_is_taken_is_a_clear_error", |node| async move {
+    in_namespaces("lives::published_port_that_is_taken_is_a_clear_error", |node| async move {
         let mut first = script("web", "sleep 1000");
         first.ports = vec![port(18_080, 80)];
         let first = pod(vec![first]);
@@ -245,7 +258,7 @@ fn published_port_that_is_taken_is_a_clear_error() {
 
 #[test]
 fn restarted_agent_finds_everything_as_it_is_now() {
-    in_namespaces("restarted_agent_finds_everything_as_it_is_now", |node| async move {
+    in_namespaces("lives::restarted_agent_finds_everything_as_it_is_now", |node| async move {
         let runs = pod(vec![script("runs", "sleep 1000")]);
         let ends = pod(vec![script("ends", "sleep 0.3; exit 4")]);
         let prepared = pod(vec![script("later", "exit 0")]);
@@ -261,7 +274,7 @@ fn restarted_agent_finds_everything_as_it_is_now() {
         let facts = node.ended(&ends).await;
         assert_eq!((facts.exit_code, facts.reason), (Some(4), Some(Reason::NonZeroExit)));
         assert_eq!(node.runtime.inspect(&prepared.uid).await.unwrap(), Observed::Prepared);
-        node.runtime.start(&prepared.uid).await.unwrap();
+        node.runtime.start(&prepared.uid, &[0]).await.unwrap();
         assert_eq!(node.ended(&prepared).await.exit_code, Some(0));
         assert_eq!(node.runtime.inspect(&torn.uid).await.unwrap(), Observed::Partial);
         let listed: Vec<String> =
@@ -274,7 +287,7 @@ fn restarted_agent_finds_everything_as_it_is_now() {
 
 #[test]
 fn shim_that_is_killed_is_replaced_and_no_container_notices() {
-    in_namespaces("shim_that_is_killed_is_replaced_and_no_container_notices", |node| async move {
+    in_namespaces("lives::shim_that_is_killed_is_replaced_and_no_container_notices", |node| async move {
         let spec = pod(vec![script("runs", "trap 'exit 6' TERM; while :; do sleep 0.1; done")]);
         node.run(&spec).await;
         let before = node.running(&spec).await;
@@ -294,7 +307,7 @@ fn shim_that_is_killed_is_replaced_and_no_container_notices() {
 
 #[test]
 fn twenty_pods_at_once_all_run_and_all_go() {
-    in_namespaces("twenty_pods_at_once_all_run_and_all_go", |node| async move {
+    in_namespaces("lives::twenty_pods_at_once_all_run_and_all_go", |node| async move {
         let specs: Vec<_> =
             (0..20).map(|n| pod(vec![script("web", &format!("echo {n}; sleep 1000"))])).collect();
         futures::future::join_all(specs.iter().map(|spec| node.run(spec))).await;
@@ -341,7 +354,7 @@ fn user_of_the_image_runs_it_without_privileges_and_may_write_to_its_output() {
 
 #[test]
 fn image_that_cannot_be_had_is_a_clear_error() {
-    in_namespaces("image_that_cannot_be_had_is_a_clear_error", |node| async move {
+    in_namespaces("lives::image_that_cannot_be_had_is_a_clear_error", |node| async move {
         let mut container = plain("web");
         container.image = "127.0.0.1:1/nowhere:1".to_owned();
         let spec = pod(vec![container]);
@@ -358,12 +371,12 @@ fn image_that_cannot_be_had_is_a_clear_error() {
 
 #[test]
 fn work_that_nobody_waits_for_any_more_leaves_nothing() {
-    in_namespaces("work_that_nobody_waits_for_any_more_leaves_nothing", |node| async move {
+    in_namespaces("lives::work_that_nobody_waits_for_any_more_leaves_nothing", |node| async move {
         for step in 0..24_u64 {
             let spec = pod(vec![script("a", "sleep 1000"), script("b", "sleep 1000")]);
             let all = async {
                 node.runtime.prepare(&spec, &|_| {}).await.unwrap();
-                node.runtime.start(&spec.uid).await.unwrap();
+                node.runtime.start(&spec.uid, &[0, 1]).await.unwrap();
             };
             // Dropped at some instant between the first step and the last.
             let _ = tokio::time::timeout(Duration::from_millis(step * 4), all).await;

@@ -1,0 +1,376 @@
+//! Further programs in a running container: a shell for a person, the command of a probe, a hook.
+//!
+//! ```text
+//!  exec ─▶ directory x/<id> with pipes, or a socket for the terminal ─▶ shim ─▶ session: streams, signals, the end
+//! ```
+//! Streams go between this process and the program directly. When the session is dropped, or this process dies, the
+//! program's input ends and its output has nowhere to go; what ignores that is killed when the session is dropped.
+//!
+//! *Guarantee*: the directory goes with the session, or with the next opening of the runtime.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::PathBuf,
+};
+
+use model::Reason;
+use oci_spec::runtime::Process;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    termios::{Winsize, tcsetwinsize},
+};
+use tokio::{
+    io::{AsyncReadExt, unix::AsyncFd},
+    net::{
+        UnixListener, UnixStream,
+        unix::pipe::{OpenOptions, Receiver, Sender},
+    },
+    time::timeout,
+};
+use uuid::Uuid;
+
+use super::{
+    PodRuntime, fault,
+    files::{EXIT_FILE, ExitFile, read_whole},
+    link::LinkError,
+    record::PodPlace,
+    shim::{
+        STDIO, TERMINAL_SOCKET, through,
+        wire::{Answer, ExecOrder, Request},
+    },
+};
+use crate::RuntimeError;
+
+/// How long the program's terminal may take to arrive after the program runs: it is sent before.
+const TERMINAL_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// What is kept of the output of a program that nobody reads, such as a probe's.
+const KEPT_OUTPUT_BYTES: usize = 1 << 10;
+
+/// What is to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables beside the container's own, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Directory to start in, instead of the container's.
+    pub working_dir: Option<PathBuf>,
+    /// Rows and columns of its terminal, if it is to have one.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// Its standard files.
+    pub streams: Streams,
+    handle: Handle,
+}
+
+/// The standard files of a program, from outside.
+#[derive(Debug)]
+pub enum Streams {
+    /// One pipe each.
+    Pipes {
+        /// Its input. None once it was closed.
+        input: Option<Sender>,
+        /// Its output.
+        output: Receiver,
+        /// Its complaints.
+        errors: Receiver,
+    },
+    /// A terminal for all.
+    Terminal(Terminal),
+}
+
+/// The outer end of a terminal.
+#[derive(Debug)]
+pub struct Terminal(AsyncFd<OwnedFd>);
+
+#[derive(Debug)]
+struct Handle {
+    runtime: PodRuntime,
+    uid: String,
+    id: String,
+    dir: PathBuf,
+    over: bool,
+}
+
+/// What came of a program that nobody talked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// How it ended.
+    pub exit: ExitFile,
+    /// The beginning of what it wrote.
+    pub output: String,
+}
+
+impl Done {
+    /// The last line that it wrote, after a colon, for a sentence about it.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let line = self.output.lines().rev().find(|line| !line.trim().is_empty());
+        line.map(|line| format!(": {}", line.trim())).unwrap_or_default()
+    }
+}
+
+impl PodRuntime {
+    /// Runs a further program in a running container, with the container's user, rights and limits.
+    ///
+    /// # Errors
+    /// The container does not run, or the program cannot.
+    pub async fn exec(&self, uid: &str, index: usize, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+        let place = self.place(uid)?;
+        let failed =
+            |error| fault::words(operation(&spec), Reason::StartFailed, &io::Error::to_string(&error));
+        let process = process_of(&place, index, &spec).map_err(failed)?;
+        let id = Uuid::new_v4().to_string();
+        let dir = place.execs().join(&id);
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
+        let handle = Handle { runtime: self.clone(), uid: uid.to_owned(), id: id.clone(), dir, over: false };
+        let order = ExecOrder {
+            id,
+            pod: uid.to_owned(),
+            container: u32::try_from(index).unwrap_or(u32::MAX),
+            dir: handle.dir.clone(),
+            groups: self.shared.cgroups.container(uid, index),
+            process,
+            terminal: spec.terminal,
+        };
+        let streams = match spec.terminal {
+            Some(_) => {
+                let socket = listen(&handle.dir).map_err(failed)?;
+                self.begin_exec(&spec, order).await?;
+                Streams::Terminal(Terminal::arrive(&socket).await.map_err(failed)?)
+            }
+            None => {
+                let pipes = make_pipes(&handle.dir).map_err(failed)?;
+                self.begin_exec(&spec, order).await?;
+                pipes
+            }
+        };
+        Ok(ExecSession { streams, handle })
+    }
+
+    async fn begin_exec(&self, spec: &ExecSpec, order: ExecOrder) -> Result<(), RuntimeError> {
+        let failed = |error| match error {
+            LinkError::Refused { why } => fault::words(operation(spec), Reason::StartFailed, &why),
+            other => fault::link(&operation(spec), Reason::StartFailed, other),
+        };
+        match self.shared.link.call(Request::Exec(Box::new(order))).await.map_err(failed)? {
+            Answer::Started => Ok(()),
+            _ => Err(failed(LinkError::Lost)),
+        }
+    }
+}
+
+fn operation(spec: &ExecSpec) -> String {
+    format!("run {:?} in the container", spec.command.first().map_or("", String::as_str))
+}
+
+/// The container's own process with another command.
+fn process_of(place: &PodPlace, index: usize, spec: &ExecSpec) -> io::Result<Process> {
+    let config: Option<serde_json::Value> =
+        read_whole(&place.container(index).join(super::prepare::CONFIG_FILE))?;
+    let own = config.as_ref().and_then(|config| config.get("process")).cloned();
+    let own = own.ok_or_else(|| io::Error::other("the container is not there any more"))?;
+    let mut process: Process = serde_json::from_value(own)?;
+    let mut environment = process.env().clone().unwrap_or_default();
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    environment.retain(|known| !spec.env.iter().any(|own| name(own) == name(known)));
+    environment.extend(spec.env.iter().cloned());
+    if spec.terminal.is_some() && !environment.iter().any(|variable| variable.starts_with("TERM=")) {
+        environment.push("TERM=xterm".to_owned());
+    }
+    let strings = spec.command.iter().chain(&environment);
+    if strings.into_iter().any(|text| text.contains('\0')) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a NUL character cannot be told to a program",
+        ));
+    }
+    process.set_args(Some(spec.command.clone())).set_env(Some(environment));
+    if let Some(directory) = &spec.working_dir {
+        process.set_cwd(directory.clone());
+    }
+    Ok(process)
+}
+
+/// Makes the pipes and opens this process's ends, before the program opens its own: so each side notices when the other
+/// one goes.
+fn make_pipes(dir: &std::path::Path) -> io::Result<Streams> {
+    let make = |name: &str| -> io::Result<PathBuf> {
+        let path = dir.join(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        Ok(path)
+    };
+    let output = OpenOptions::new().open_receiver(make(STDIO[1])?)?;
+    let errors = OpenOptions::new().open_receiver(make(STDIO[2])?)?;
+    // Without a reader yet, a pipe can only be opened for both.
+    let input = OpenOptions::new().read_write(true).open_sender(make(STDIO[0])?)?;
+    Ok(Streams::Pipes { input: Some(input), output, errors })
+}
+
+/// Listens for the terminal. By a handle on the directory, because the address of a socket is short.
+fn listen(dir: &std::path::Path) -> io::Result<UnixListener> {
+    let dir = fs::File::open(dir)?;
+    UnixListener::bind(through(&dir).join(TERMINAL_SOCKET))
+}
+
+impl ExecSession {
+    /// Waits until the program has ended, and says how. What other programs that it began still write is not waited for.
+    ///
+    /// # Errors
+    /// Nobody could see how: its node's shim was lost.
+    pub async fn ended(&mut self) -> io::Result<ExitFile> {
+        let mut news = self.handle.runtime.shared.news.counter(&self.handle.uid);
+        loop {
+            news.mark_unchanged();
+            if let Some(exit) = read_whole(&self.handle.dir.join(EXIT_FILE))? {
+                self.handle.over = true;
+                return Ok(exit);
+            }
+            news.changed().await.map_err(|_gone| io::Error::other("its pod is gone"))?;
+        }
+    }
+
+    /// Sends the program a signal.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub async fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
+        let request = Request::SignalExec { id: self.handle.id.clone(), signal };
+        let failed = |error| fault::link("signal the program", Reason::Other, error);
+        self.handle.runtime.shared.link.call(request).await.map_err(failed).map(drop)
+    }
+
+    /// Lets the program run without input to its end, and keeps the beginning of what it writes.
+    ///
+    /// # Errors
+    /// Nobody could see how it ended.
+    pub async fn run(mut self) -> io::Result<Done> {
+        let mut output = Vec::new();
+        if let Streams::Pipes { input, output: out, errors } = &mut self.streams {
+            drop(input.take());
+            let mut complaints = Vec::new();
+            tokio::join!(keep(out, &mut output), keep(errors, &mut complaints));
+            output.append(&mut complaints);
+        }
+        let exit = self.ended().await?;
+        Ok(Done { exit, output: String::from_utf8_lossy(&output).into_owned() })
+    }
+}
+
+/// Reads to the end and keeps the beginning.
+async fn keep(pipe: &mut Receiver, kept: &mut Vec<u8>) {
+    let mut chunk = [0_u8; 4096];
+    while let Ok(count) = pipe.read(&mut chunk).await
+        && count > 0
+    {
+        let room = KEPT_OUTPUT_BYTES.saturating_sub(kept.len());
+        kept.extend_from_slice(chunk.get(..count.min(room)).unwrap_or_default());
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let (runtime, id, dir, over) = (self.runtime.clone(), self.id.clone(), self.dir.clone(), self.over);
+        let clear = async move {
+            if !over {
+                let kill = Request::SignalExec { id, signal: libc::SIGKILL };
+                if let Err(error) = runtime.shared.link.call(kill).await {
+                    tracing::debug!(%error, "a program in a container is left to the end of its streams");
+                }
+            }
+            if let Err(error) = super::remove_dir(&dir) {
+                tracing::warn!(path = %dir.display(), %error, "files of a program in a container stay");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) => drop(handle.spawn(clear)),
+            // The whole process ends: the streams end with it, and the files go when it is opened again.
+            Err(_none) => {}
+        }
+    }
+}
+
+impl Terminal {
+    /// Takes the terminal that comes over the socket.
+    async fn arrive(socket: &UnixListener) -> io::Result<Self> {
+        let late = |_late| io::Error::new(io::ErrorKind::TimedOut, "its terminal did not arrive");
+        let (stream, _) = timeout(TERMINAL_WITHIN, socket.accept()).await.map_err(late)??;
+        timeout(TERMINAL_WITHIN, stream.readable()).await.map_err(late)??;
+        let terminal = receive_descriptor(&stream)?;
+        rustix::io::ioctl_fionbio(&terminal, true)?;
+        // SAFETY: an owned descriptor is open, and the same one, as long as its owner is there.
+        Ok(Self(unsafe { AsyncFd::register(terminal)? }))
+    }
+
+    /// Reads what the program writes. 0 when nothing holds the terminal any more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let read = ready.try_io(|own| Ok(rustix::io::read(own.get_ref(), &mut *buffer)?));
+            match read {
+                // That the last program has closed it is an error of its own.
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(0),
+                Ok(done) => return done,
+                Err(_not_yet) => {}
+            }
+        }
+    }
+
+    /// Writes what a person types. Gives how many bytes it took.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.writable().await?;
+            match ready.try_io(|own| Ok(rustix::io::write(own.get_ref(), bytes)?)) {
+                Ok(done) => return done,
+                Err(_not_yet) => {}
+            }
+        }
+    }
+
+    /// Tells the program the size of its terminal.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(tcsetwinsize(self.0.get_ref(), size)?)
+    }
+}
+
+fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0_u8; 1];
+    let mut parts = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(stream.as_fd(), &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let found = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    found.ok_or_else(|| io::Error::other("no terminal came"))
+}
+
+/// Removes what sessions of an earlier process left.
+pub(super) fn clear_left(place: &PodPlace) {
+    if let Err(error) = fs::remove_dir_all(place.execs())
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %place.execs().display(), %error, "files of programs in a container stay");
+    }
+}
