@@ -21,8 +21,10 @@ use super::{
     link::{LinkConfig, ShimLink},
     news::News,
     record::{Found, Places, Record, Stage},
-    remove_dir, shim,
-    spec::Machine,
+    remove_dir,
+    seccomp::{Confinement, Profile},
+    shim,
+    spec::{CAPABILITIES, Machine},
 };
 
 impl PodRuntime {
@@ -53,6 +55,8 @@ impl PodRuntime {
         };
         let (network, link) = tokio::try_join!(network, shim)?;
         let machine = look_at_machine(&cgroups);
+        let confinement = Confinement::of(&Profile::Standard, &CAPABILITIES)
+            .map_err(|source| OpenError::Seccomp { source })?;
         let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
         let state_dir = config.state_dir;
         let busy = Busy::default();
@@ -61,6 +65,7 @@ impl PodRuntime {
             places,
             boot_id,
             machine,
+            confinement,
             images,
             network,
             cgroups,

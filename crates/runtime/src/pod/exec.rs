@@ -139,6 +139,7 @@ impl PodRuntime {
             pod: uid.to_owned(),
             container: u32::try_from(index).unwrap_or(u32::MAX),
             dir: handle.dir.clone(),
+            container_dir: place.container(index),
             groups: self.shared.cgroups.container(uid, index),
             process,
             terminal: spec.terminal,

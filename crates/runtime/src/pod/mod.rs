@@ -32,6 +32,7 @@ mod prepare;
 mod probing;
 mod record;
 pub mod rootfs;
+pub mod seccomp;
 pub mod shim;
 pub mod spec;
 mod starting;
@@ -62,6 +63,7 @@ use self::{
     news::News,
     observed::Circumstances,
     record::{Found, Places, PodPlace, Record},
+    seccomp::{Confinement, SeccompError},
     shim::wire::{Answer, PodLook, Request},
     spec::Machine,
 };
@@ -118,6 +120,13 @@ pub enum OpenError {
         #[source]
         source: CgroupError,
     },
+    /// The filter of system calls.
+    #[error("make the filter of system calls")]
+    Seccomp {
+        /// Why not.
+        #[source]
+        source: SeccompError,
+    },
     /// The shim.
     #[error("reach the shim")]
     Shim {
@@ -148,6 +157,8 @@ struct Shared {
     places: Places,
     boot_id: String,
     machine: Machine,
+    /// The filter of a container that asks for nothing else: compiled once.
+    confinement: Confinement,
     images: ImageStore,
     network: Network,
     cgroups: Cgroups,

@@ -156,7 +156,11 @@ impl PodRuntime {
             let rootfs = runtime.shared.images.mount_rootfs(&image, &dir).await.map_err(fault::snapshot)?;
             let setup = ContainerSetup { rootfs, ..setup };
             let of_thread = Arc::clone(&image);
-            let write = move || write_container(&container, &of_thread, setup, (&dir, &logs));
+            let shared = Arc::clone(&runtime.shared);
+            let write = move || {
+                shared.confinement.write(&dir).map_err(fault::files)?;
+                write_container(&container, &of_thread, setup, (&dir, &logs))
+            };
             blocking(write).await.map_err(fault::files)??;
             Ok(image)
         };

@@ -22,7 +22,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Open files of one process; less where the machine allows less.
 const OPEN_FILES: u64 = 65_536;
 /// What a service may do: the set that other engines grant, without making devices, raw packets and audit records.
-const CAPABILITIES: [&str; 11] = [
+pub const CAPABILITIES: [&str; 11] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",

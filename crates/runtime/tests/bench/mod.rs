@@ -19,6 +19,7 @@ use runtime::pod::{
     files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole},
     limits::Limits,
     rootfs::ContainerUser,
+    seccomp::{Confinement, Profile},
     shim::wire::{Answer, Call, ContainerOrder, FrameBuffer, Message, Request, encode},
     spec::{ContainerSetup, Machine, container_spec},
 };
@@ -128,6 +129,7 @@ impl Bench {
                 namespace.as_object_mut().unwrap().remove("path");
             }
             fs::write(dir.join("config.json"), spec.to_string()).unwrap();
+            Confinement::of(&Profile::Standard, &[]).unwrap().write(&dir).unwrap();
         }
         self.pods.borrow_mut().push(pod.clone());
         pod

@@ -6,3 +6,4 @@ mod execs;
 mod lives;
 mod node;
 mod restarts;
+mod security;

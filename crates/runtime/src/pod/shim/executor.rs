@@ -1,8 +1,11 @@
 //! The last thing that runs of ours inside a container: finds the program and becomes it.
 //!
-//! It stands in for libcontainer's own executor for two reasons: what cannot be executed is explained in words for
-//! people through a pipe that closes when the program takes over (so "started" means executed), and what the shim
-//! did to signals does not reach the program.
+//! It stands in for libcontainer's own executor for three reasons: what cannot be executed is explained in words for
+//! people through a pipe that closes when the program takes over (so "started" means executed), what the shim
+//! did to signals does not reach the program, and it loads the filter of system calls, which libcontainer would leave out
+//! without a word.
+//!
+//! *Guarantee*: nothing is executed without the filter that it was made with.
 
 use std::{
     ffi::CString,
@@ -18,18 +21,21 @@ use std::{
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use oci_spec::runtime::{Process, Spec};
 
+use crate::pod::seccomp::Confinement;
+
 /// Finds and executes the program of a container's spec.
 #[derive(Clone, Debug)]
 pub struct ProgramExecutor {
     /// Where a failure is explained. A number and not an owner: it is copied along by several forks.
     said: RawFd,
+    confinement: Confinement,
 }
 
 impl ProgramExecutor {
-    /// An executor that explains failures to the descriptor `said`.
+    /// An executor that explains failures to the descriptor `said`, and holds the program by this filter.
     #[must_use]
-    pub const fn new(said: RawFd) -> Self {
-        Self { said }
+    pub const fn new(said: RawFd, confinement: Confinement) -> Self {
+        Self { said, confinement }
     }
 
     fn say(&self, words: &str) {
@@ -44,7 +50,7 @@ impl ProgramExecutor {
 impl Executor for ProgramExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
-        let Err(words) = become_program(process, &present_environment());
+        let Err(words) = become_program(process, &present_environment(), &self.confinement);
         self.say(&words);
         Err(ExecutorError::Other(words))
     }
@@ -59,14 +65,18 @@ impl Executor for ProgramExecutor {
     }
 }
 
-/// Finds the program of a process and becomes it, with this environment. Comes back only with words for people on why
+/// Finds the program of a process and becomes it, with this environment and behind this filter. Comes back only with words for people on why
 /// not.
 pub(super) fn become_program(
     process: &Process,
     environment: &[CString],
+    confinement: &Confinement,
 ) -> Result<std::convert::Infallible, String> {
     let (program, args) = program_of(process)?;
-    execute(&program, &args, environment).map_err(|error| explain(&program, &error))
+    execute(&program, &args, environment, confinement).map_err(|error| match error {
+        NotExecuted::Unconfined(error) => format!("its seccomp filter could not be loaded: {error}"),
+        NotExecuted::Refused(error) => explain(&program, &error),
+    })
 }
 
 /// What libcontainer has put together: the specification's variables, and a home.
@@ -123,17 +133,33 @@ fn look(candidate: &Path) -> Option<Result<PathBuf, String>> {
     Some(Ok(candidate.to_owned()))
 }
 
-fn execute(program: &Path, args: &[String], environment: &[CString]) -> io::Result<std::convert::Infallible> {
-    let program = CString::new(program.as_os_str().as_encoded_bytes())?;
-    let args = args.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+/// Why a program was not executed.
+enum NotExecuted {
+    /// Its filter could not be loaded.
+    Unconfined(seccompiler::Error),
+    /// The kernel refused.
+    Refused(io::Error),
+}
+
+fn execute(
+    program: &Path,
+    args: &[String],
+    environment: &[CString],
+    confinement: &Confinement,
+) -> Result<std::convert::Infallible, NotExecuted> {
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(|nul| NotExecuted::Refused(nul.into()));
+    let program = text(program.as_os_str().as_encoded_bytes())?;
+    let args = args.iter().map(|arg| text(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     let list = |texts: &[CString]| -> Vec<*const libc::c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (args, environment) = (list(&args), list(environment));
     forget_signals();
+    // The last step of all: what comes after it would need to be allowed.
+    confinement.load().map_err(NotExecuted::Unconfined)?;
     // SAFETY: a plain call; both lists end with null and their strings outlive the call.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), environment.as_ptr()) };
-    Err(io::Error::last_os_error())
+    Err(NotExecuted::Refused(io::Error::last_os_error()))
 }
 
 /// Lets the program begin with no signal blocked and none ignored: the shim blocks some, the language's runtime ignores

@@ -8,7 +8,7 @@
 //! All namespaces are entered by one call on a handle of the container's first process, so they belong together and to
 //! that very process. The second fork is for the pid namespace, which only children enter.
 //!
-//! *Guarantees*: the program has what the container's own has: root, user, capabilities, no new privileges; it is
+//! *Guarantees*: the program has what the container's own has: root, user, capabilities, no new privileges, filter; it is
 //! looked for inside. It holds no descriptor but its standard files.
 
 use std::{
@@ -43,6 +43,7 @@ use super::{
     launch::{MAX_WHY_BYTES, STDIO, unblock_signals},
     wire::ExecOrder,
 };
+use crate::pod::seccomp::Confinement;
 
 /// Largest list of users that is looked through.
 const MAX_PASSWD_BYTES: u64 = 1 << 20;
@@ -115,6 +116,7 @@ fn guide(
     }
     // Files of the host are opened while its root is still ours.
     let stdio = open_stdio(order).map_err(at("its standard files"))?;
+    let confinement = Confinement::read(&order.container_dir).map_err(at("its seccomp filter"))?;
     enter_namespaces(container).map_err(at("entering its namespaces"))?;
     let (go, hold) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     match fork_beside().map_err(at("a process inside"))? {
@@ -125,7 +127,7 @@ fn guide(
             let _ = rustix::io::read(&go, &mut nothing);
             // What is closed below is not to be closed again.
             std::mem::forget(go);
-            let words = match program(order, stdio, report) {
+            let words = match program(order, stdio, report, &confinement) {
                 Err(words) => words,
                 Ok(never) => match never {},
             };
@@ -197,7 +199,12 @@ fn fork_beside() -> io::Result<i32> {
 }
 
 /// The life of the process inside, until it is the program.
-fn program(order: &ExecOrder, stdio: Stdio, report: &OwnedFd) -> Result<std::convert::Infallible, String> {
+fn program(
+    order: &ExecOrder,
+    stdio: Stdio,
+    report: &OwnedFd,
+    confinement: &Confinement,
+) -> Result<std::convert::Infallible, String> {
     let at = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let process = &order.process;
     setsid().map_err(|error| format!("a session: {error}"))?;
@@ -224,7 +231,7 @@ fn program(order: &ExecOrder, stdio: Stdio, report: &OwnedFd) -> Result<std::con
     std::env::set_current_dir(process.cwd())
         .map_err(|error| format!("the directory {}: {error}", process.cwd().display()))?;
     become_user(process).map_err(at("its user"))?;
-    become_program(process, &environment(process))
+    become_program(process, &environment(process), confinement)
 }
 
 /// The variables of the specification, and a home.

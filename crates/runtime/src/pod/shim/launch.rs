@@ -42,6 +42,7 @@ use super::{
 use crate::pod::{
     cgroup::Groups,
     files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole},
+    seccomp::Confinement,
 };
 
 /// Names of the pipes that are a container's standard files.
@@ -158,7 +159,9 @@ fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, Strin
     let [stdin, stdout, stderr] =
         open_stdio(order).map_err(|error| format!("its standard files: {error}"))?;
     let (heard, said) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
-    let executor = ProgramExecutor::new(said.as_raw_fd());
+    let confinement =
+        Confinement::read(&order.dir).map_err(|error| format!("its seccomp filter: {error}"))?;
+    let executor = ProgramExecutor::new(said.as_raw_fd(), confinement);
     let built = ContainerBuilder::new(id, SyscallType::default())
         .with_executor(executor)
         .with_stdin(stdin)

@@ -114,6 +114,8 @@ pub struct ExecOrder {
     pub container: u32,
     /// Its directory: its standard files, or the socket that its terminal is sent to, are there; `exit.json` will be.
     pub dir: PathBuf,
+    /// The container's directory, where its seccomp filter is.
+    pub container_dir: PathBuf,
     /// The container's control groups.
     pub groups: Groups,
     /// What it is, in the words of the runtime specification.

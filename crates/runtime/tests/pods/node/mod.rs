@@ -121,6 +121,31 @@ impl Node {
         reference
     }
 
+    /// Adds an image with the probe and what it is linked with, and gives its name.
+    pub async fn load_probe(&self) -> String {
+        let reference = "127.0.0.1:1/probe".to_owned();
+        let mut spec = pack_spec(&reference, "");
+        let program = fs::read(env!("CARGO_BIN_EXE_probe-for-tests")).unwrap();
+        spec.files.push(PackFile { path: "bin/probe".to_owned(), mode: 0o755, bytes: program });
+        // This program is linked with the same libraries, and has them in its memory.
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut libraries: Vec<&str> =
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).collect();
+        libraries.retain(|path| path.contains(".so"));
+        libraries.dedup();
+        for path in libraries {
+            let name = Path::new(path).file_name().unwrap().to_str().unwrap();
+            // The loader is looked for in a folder of its own, the rest where the variable below says.
+            let bytes = fs::read(path).unwrap();
+            spec.files.push(PackFile { path: format!("lib64/{name}"), mode: 0o755, bytes });
+        }
+        spec.env.push(("LD_LIBRARY_PATH".to_owned(), "/lib64".to_owned()));
+        let mut archive = Vec::new();
+        pack(&spec, &mut archive).unwrap();
+        self.runtime.images().load(std::io::Cursor::new(archive)).await.unwrap();
+        reference
+    }
+
     /// The shim's process.
     pub fn shim(&self) -> Option<rustix::process::Pid> {
         let dir = self.state.join("shim");
@@ -233,10 +258,16 @@ fn config(state: &Path) -> PodRuntimeConfig {
 }
 
 fn image(reference: &str, user: &str) -> Vec<u8> {
+    let mut archive = Vec::new();
+    pack(&pack_spec(reference, user), &mut archive).unwrap();
+    archive
+}
+
+fn pack_spec(reference: &str, user: &str) -> PackSpec {
     let bytes = fs::read("/bin/busybox").unwrap();
     let file =
         |path: &str, mode: u32, bytes: &[u8]| PackFile { path: path.to_owned(), mode, bytes: bytes.to_vec() };
-    let spec = PackSpec {
+    PackSpec {
         reference: reference.to_owned(),
         user: user.to_owned(),
         files: vec![
@@ -248,10 +279,7 @@ fn image(reference: &str, user: &str) -> Vec<u8> {
         env: vec![("PATH".to_owned(), "/bin".to_owned()), ("FROM".to_owned(), "image".to_owned())],
         working_dir: "/srv/work".to_owned(),
         ..PackSpec::default()
-    };
-    let mut archive = Vec::new();
-    pack(&spec, &mut archive).unwrap();
-    archive
+    }
 }
 
 /// A container that runs a script.
