@@ -14,6 +14,7 @@ pub mod node;
 pub mod quantity;
 pub mod reason;
 mod revision;
+pub mod session;
 
 pub use clock::Clock;
 pub use instance::{ContainerPhase, ContainerStatus, Instance, PastRun, PublishedPort, WorkloadRecord};

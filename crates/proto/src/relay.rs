@@ -7,6 +7,7 @@
 //! ```
 //! Frames flow in both directions; each hop holds a few of them at most, so a slow reader slows the writer down.
 
+use model::session::ExecRequest;
 use serde::{Deserialize, Serialize};
 
 /// What is asked of a node over a stream.
@@ -28,6 +29,22 @@ pub enum StreamRequest {
         /// Whether each line starts with the time at which it was written.
         #[serde(default)]
         timestamps: bool,
+    },
+    /// A program in a container. Data in both directions begins with a channel of `model::session`.
+    Exec {
+        /// Uid of the instance.
+        uid: String,
+        /// Name of the container.
+        container: String,
+        /// What is to be run.
+        exec: ExecRequest,
+    },
+    /// A connection to a port of an instance. Data in both directions begins with a channel of `model::session`.
+    PortForward {
+        /// Uid of the instance.
+        uid: String,
+        /// The port.
+        port: u16,
     },
     /// The images on the node, as a JSON array of `ImageView`.
     Images,

@@ -33,6 +33,10 @@ pub(crate) enum Command {
     Delete(commands::delete::DeleteArgs),
     /// Print what an instance has written.
     Logs(commands::logs::LogsArgs),
+    /// Run a program in a container of an instance.
+    Exec(commands::exec::ExecArgs),
+    /// Lead a port of this machine to a port of an instance.
+    PortForward(commands::port_forward::PortForwardArgs),
     /// Wait until instances have reached a state.
     Wait(commands::wait::WaitArgs),
     /// List images on nodes, or bring one there from a file.

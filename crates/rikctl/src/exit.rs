@@ -13,6 +13,8 @@ pub enum Exit {
     Usage,
     /// The time for waiting ran out; what was waited for may still come.
     TimedOut,
+    /// A program in a container was run, and ended with this code.
+    Program(u8),
 }
 
 impl Exit {
@@ -24,6 +26,7 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::TimedOut => 3,
+            Self::Program(code) => code,
         }
     }
 }
@@ -42,6 +45,7 @@ Exit codes:
     2  the command line makes no sense
     3  the time for waiting ran out
   130  ended by Ctrl-C
+exec ends with the code of the program that it ran.
 
 Names may be given as names, ids or unique beginnings of either, and as NOUN/NAME.
 ";

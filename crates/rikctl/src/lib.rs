@@ -84,6 +84,8 @@ fn dispatch(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Describe(args) => commands::describe::run(&args, &connect(terminal)?, terminal),
         Command::Delete(args) => commands::delete::run(&args, connect, terminal),
         Command::Logs(args) => commands::logs::run(&args, &connect(terminal)?, terminal),
+        Command::Exec(args) => commands::exec::run(&args, &connect(terminal)?, terminal),
+        Command::PortForward(args) => commands::port_forward::run(&args, connect(terminal)?, terminal),
         Command::Wait(args) => commands::wait::run(&args, &connect(terminal)?, terminal),
         Command::Image(command) => commands::image::run(&command, &connect(terminal)?, terminal),
     }

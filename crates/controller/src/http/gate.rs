@@ -3,8 +3,8 @@
 //! Two of its rules stand for the authentication that this version does not have. A web page that somebody on this
 //! machine visits can make their browser send requests here, so (1) the name in `Host` must be one of ours: a page
 //! whose own name was pointed at this address (DNS rebinding) carries that name; an address instead of a name cannot
-//! be rebound and is let through; and (2) a request that changes something and comes from a page must come from a page
-//! of this server. There is no CORS.
+//! be rebound and is let through; and (2) a request that changes something, or becomes a WebSocket, and comes from a
+//! page must come from a page of this server. There is no CORS.
 
 use std::net::IpAddr;
 
@@ -28,7 +28,8 @@ pub(crate) fn check(head: &Parts, names: &[String]) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::HeadersTooLarge, detail));
     }
     check_host(head, names)?;
-    if is_mutating(&head.method) {
+    // A WebSocket is no fetch: a browser opens one for any page, and it can do as much as a request that changes things.
+    if is_mutating(&head.method) || head.headers.contains_key(header::UPGRADE) {
         check_origin(&head.headers, &head.uri)?;
     }
     Ok(())
@@ -129,6 +130,18 @@ mod tests {
         ] {
             assert_eq!(code(|request| request.header("host", host)), None, "{host}");
         }
+    }
+
+    #[test]
+    fn websocket_of_another_page_is_refused_though_it_is_a_get() {
+        let ask = |origin: &str| {
+            let request = http::Request::builder().method("GET").header("host", "localhost:5000");
+            let request = request.header("upgrade", "websocket").header("origin", origin);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            check(&head, &[]).err().map(|refusal| refusal.code())
+        };
+        assert_eq!(ask("http://localhost:5000"), None);
+        assert_eq!(ask("http://evil.example"), Some(Code::OriginNotAllowed));
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! | `node-in-use` | 409 | the node still takes part |
 //! | `not-placed` | 409 | the instance has no node yet |
 //! | `contended` | 409 | others changed the object again and again |
+//! | `exec-failed` | 409 | the program cannot be run in the container |
 //! | `compacted` | 410 | the history does not go back so far |
 //! | `revision-ahead` | 410 | the revision is of another store |
 //! | `revision-mismatch` | 412 | the object is not at the revision of `If-Match` |
@@ -27,11 +28,13 @@
 //! | `url-too-long` | 414 | the URL is longer than any of the API |
 //! | `content-type-unsupported` | 415 | this route does not read that type |
 //! | `host-not-allowed` | 421 | the name in `Host` is not one of this server |
+//! | `upgrade-required` | 426 | this path is a WebSocket |
 //! | `key-reused` | 422 | the `Idempotency-Key` was used for another request |
 //! | `too-many` | 429 | a bound was reached; try again later |
 //! | `headers-too-large` | 431 | too many header fields, or too large |
 //! | `internal` | 500 | a defect of the controller |
 //! | `store-failed` | 500 | the store could not be read or written |
+//! | `port-unreachable` | 502 | nothing answers on the port of the instance |
 //! | `node-failed` | 502 | the node could not do what was asked |
 //! | `overloaded` | 503 | too many requests at once |
 //! | `scheduler-away` | 503 | the scheduler is not connected, and with it no node |
@@ -106,6 +109,9 @@ codes! {
     UrlTooLong, "url-too-long", URI_TOO_LONG, "The URL is too long";
     ContentTypeUnsupported, "content-type-unsupported", UNSUPPORTED_MEDIA_TYPE, "The type of the body is not read here";
     HostNotAllowed, "host-not-allowed", MISDIRECTED_REQUEST, "The host is not this server";
+    UpgradeRequired, "upgrade-required", UPGRADE_REQUIRED, "This path is a WebSocket";
+    ExecFailed, "exec-failed", CONFLICT, "The program cannot be run";
+    PortUnreachable, "port-unreachable", BAD_GATEWAY, "Nothing answers on the port";
     KeyReused, "key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before";
     TooMany, "too-many", TOO_MANY_REQUESTS, "A bound was reached";
     HeadersTooLarge, "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large";
@@ -250,7 +256,7 @@ fn classify(error: &ClusterError) -> (Code, Option<&'static str>) {
 
 /// The code for what a node said. Nodes may be newer than this controller: what it does not know is `node-failed`.
 pub fn node_failure(said: &str) -> Code {
-    const SAYABLE: [Code; 9] = [
+    const SAYABLE: [Code; 11] = [
         Code::NoLog,
         Code::ImageNotLoaded,
         Code::NodeNotReady,
@@ -260,6 +266,8 @@ pub fn node_failure(said: &str) -> Code {
         Code::SchedulerAway,
         Code::RequestInvalid,
         Code::TooMany,
+        Code::ExecFailed,
+        Code::PortUnreachable,
     ];
     SAYABLE.into_iter().find(|code| code.text() == said).unwrap_or(Code::NodeFailed)
 }

@@ -26,15 +26,21 @@ async fn next(receive: &mut mpsc::Receiver<Frame>, node: &str) -> Result<Option<
             Some(Frame::End) => Ok(None),
             Some(Frame::Failed(failure)) => Err(failed(node, &failure)),
             Some(Frame::Open(_) | Frame::Request { .. }) => continue,
-            None => {
-                Err(Refusal::new(Code::NodeUnreachable, format!("the stream to node {node:?} broke off")))
-            }
+            None => Err(broke_off(node, "it ended without a word")),
         };
     }
 }
 
 fn failed(node: &str, failure: &RelayFailure) -> Refusal {
-    Refusal::new(problem::node_failure(&failure.code), format!("node {node:?} answered: {}", failure.message))
+    match problem::node_failure(&failure.code) {
+        Code::NodeUnreachable => broke_off(node, &failure.message),
+        code => Refusal::new(code, format!("node {node:?} answered: {}", failure.message)),
+    }
+}
+
+/// A stream that ended before its end.
+pub(crate) fn broke_off(node: &str, why: &str) -> Refusal {
+    Refusal::new(Code::NodeUnreachable, format!("the stream to node {node:?} broke off: {why}"))
 }
 
 fn slow(node: &str, deadline: Duration) -> Refusal {

@@ -186,7 +186,8 @@ impl Connection {
             .header_read_timeout(limits.head)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Socket::new(stream, limits.stall)), service);
+            .serve_connection(TokioIo::new(Socket::new(stream, limits.stall)), service)
+            .with_upgrades();
         let mut served = pin!(served);
         let mut draining = false;
         loop {

@@ -138,7 +138,7 @@ async fn open_relay(
                 Ok(Some(frame)) => Frame::try_from(frame).ok(),
                 Ok(None) => None,
                 Err(status) => Some(Frame::Failed(proto::relay::RelayFailure {
-                    code: "stream-broken".to_owned(),
+                    code: "node-unreachable".to_owned(),
                     message: status.message().to_owned(),
                 })),
             };

@@ -9,6 +9,7 @@
 //! after a lost answer creates nothing twice.
 
 mod error;
+pub(crate) mod session;
 pub(crate) mod sse;
 pub(crate) mod watch;
 

@@ -6,9 +6,11 @@ pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod describe;
+pub(crate) mod exec;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod port_forward;
 pub(crate) mod version;
 pub(crate) mod wait;
 

@@ -17,19 +17,21 @@ fn help_shows_the_verbs_and_the_exit_codes() {
       Usage: rikctl [OPTIONS] <COMMAND>
       
       Commands:
-        create      Define a workload, or run instances of one
-        apply       Create workloads, or change them to what files say
-        get         List workloads, instances, nodes or events
-        ps          List instances: the same as `get instances`
-        describe    Tell everything about one or more objects
-        delete      End instances, remove workloads with their instances, or forget nodes [alias: rm]
-        logs        Print what an instance has written
-        wait        Wait until instances have reached a state
-        image       List images on nodes, or bring one there from a file [alias: images]
-        version     Print the versions of rikctl and of the controller
-        completion  Print a script that completes rikctl's words in a shell
-        config      See which cluster is configured, and where that comes from
-        help        Print this message or the help of the given subcommand(s)
+        create        Define a workload, or run instances of one
+        apply         Create workloads, or change them to what files say
+        get           List workloads, instances, nodes or events
+        ps            List instances: the same as `get instances`
+        describe      Tell everything about one or more objects
+        delete        End instances, remove workloads with their instances, or forget nodes [alias: rm]
+        logs          Print what an instance has written
+        exec          Run a program in a container of an instance
+        port-forward  Lead a port of this machine to a port of an instance
+        wait          Wait until instances have reached a state
+        image         List images on nodes, or bring one there from a file [alias: images]
+        version       Print the versions of rikctl and of the controller
+        completion    Print a script that completes rikctl's words in a shell
+        config        See which cluster is configured, and where that comes from
+        help          Print this message or the help of the given subcommand(s)
       
       Options:
             --server <URL>  Address of the controller; wins over RIKCONFIG, the environment and
@@ -43,6 +45,7 @@ fn help_shows_the_verbs_and_the_exit_codes() {
           2  the command line makes no sense
           3  the time for waiting ran out
         130  ended by Ctrl-C
+      exec ends with the code of the program that it ran.
       
       Names may be given as names, ids or unique beginnings of either, and as NOUN/NAME.
     "#);

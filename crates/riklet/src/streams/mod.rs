@@ -1,10 +1,12 @@
-//! Streams that users ask this node for: logs, images.
+//! Streams that users ask this node for: logs, programs in containers, ports, images.
 //!
 //! The riklet dials each stream itself, so that it needs no listening port. A stream ends with its last frame, when the
 //! user goes, or when the node's work fails; whichever it is, nothing of it is left.
 
+mod exec;
 mod images;
 mod logs;
+mod ports;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -95,6 +97,10 @@ impl Streams {
                 let view = logs::View { follow, tail, timestamps };
                 logs::serve(pods, stream, &uid, &container, view).await
             }
+            StreamRequest::Exec { uid, container, exec } => {
+                exec::serve(pods, stream, &uid, &container, &exec).await
+            }
+            StreamRequest::PortForward { uid, port } => ports::serve(pods, stream, &uid, port).await,
             StreamRequest::Images => images::list(pods, &self.node, stream).await,
             StreamRequest::LoadImage => images::load(pods, stream).await,
         }

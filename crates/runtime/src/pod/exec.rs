@@ -16,6 +16,7 @@ use std::{
         unix::fs::DirBuilderExt,
     },
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use model::Reason;
@@ -70,7 +71,8 @@ pub struct ExecSpec {
 pub struct ExecSession {
     /// Its standard files.
     pub streams: Streams,
-    handle: Handle,
+    /// The hold on it: when this is dropped, the program ends.
+    pub handle: ExecHandle,
 }
 
 /// The standard files of a program, from outside.
@@ -93,13 +95,14 @@ pub enum Streams {
 #[derive(Debug)]
 pub struct Terminal(AsyncFd<OwnedFd>);
 
+/// The hold on a program.
 #[derive(Debug)]
-struct Handle {
+pub struct ExecHandle {
     runtime: PodRuntime,
     uid: String,
     id: String,
     dir: PathBuf,
-    over: bool,
+    over: AtomicBool,
 }
 
 /// What came of a program that nobody talked to.
@@ -133,7 +136,8 @@ impl PodRuntime {
         let id = Uuid::new_v4().to_string();
         let dir = place.execs().join(&id);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        let handle = Handle { runtime: self.clone(), uid: uid.to_owned(), id: id.clone(), dir, over: false };
+        let (runtime, over) = (self.clone(), AtomicBool::new(false));
+        let handle = ExecHandle { runtime, uid: uid.to_owned(), id: id.clone(), dir, over };
         let order = ExecOrder {
             id,
             pod: uid.to_owned(),
@@ -224,17 +228,17 @@ fn listen(dir: &std::path::Path) -> io::Result<UnixListener> {
     UnixListener::bind(through(&dir).join(TERMINAL_SOCKET))
 }
 
-impl ExecSession {
+impl ExecHandle {
     /// Waits until the program has ended, and says how. What other programs that it began still write is not waited for.
     ///
     /// # Errors
     /// Nobody could see how: its node's shim was lost.
-    pub async fn ended(&mut self) -> io::Result<ExitFile> {
-        let mut news = self.handle.runtime.shared.news.counter(&self.handle.uid);
+    pub async fn ended(&self) -> io::Result<ExitFile> {
+        let mut news = self.runtime.shared.news.counter(&self.uid);
         loop {
             news.mark_unchanged();
-            if let Some(exit) = read_whole(&self.handle.dir.join(EXIT_FILE))? {
-                self.handle.over = true;
+            if let Some(exit) = read_whole(&self.dir.join(EXIT_FILE))? {
+                self.over.store(true, Ordering::Relaxed);
                 return Ok(exit);
             }
             news.changed().await.map_err(|_gone| io::Error::other("its pod is gone"))?;
@@ -246,11 +250,13 @@ impl ExecSession {
     /// # Errors
     /// It cannot be sent.
     pub async fn signal(&self, signal: i32) -> Result<(), RuntimeError> {
-        let request = Request::SignalExec { id: self.handle.id.clone(), signal };
+        let request = Request::SignalExec { id: self.id.clone(), signal };
         let failed = |error| fault::link("signal the program", Reason::Other, error);
-        self.handle.runtime.shared.link.call(request).await.map_err(failed).map(drop)
+        self.runtime.shared.link.call(request).await.map_err(failed).map(drop)
     }
+}
 
+impl ExecSession {
     /// Lets the program run without input to its end, and keeps the beginning of what it writes.
     ///
     /// # Errors
@@ -263,7 +269,7 @@ impl ExecSession {
             tokio::join!(keep(out, &mut output), keep(errors, &mut complaints));
             output.append(&mut complaints);
         }
-        let exit = self.ended().await?;
+        let exit = self.handle.ended().await?;
         Ok(Done { exit, output: String::from_utf8_lossy(&output).into_owned() })
     }
 }
@@ -279,9 +285,10 @@ async fn keep(pipe: &mut Receiver, kept: &mut Vec<u8>) {
     }
 }
 
-impl Drop for Handle {
+impl Drop for ExecHandle {
     fn drop(&mut self) {
-        let (runtime, id, dir, over) = (self.runtime.clone(), self.id.clone(), self.dir.clone(), self.over);
+        let (runtime, id, dir) = (self.runtime.clone(), self.id.clone(), self.dir.clone());
+        let over = self.over.load(Ordering::Relaxed);
         let clear = async move {
             if !over {
                 let kill = Request::SignalExec { id, signal: libc::SIGKILL };

@@ -19,6 +19,8 @@ use super::{PodRuntime, exec::ExecSpec, record::Found};
 
 /// Longest first line of an answer: a version, a status and a few words.
 const MAX_STATUS_LINE_BYTES: u64 = 256;
+/// How long a connection that a user asked for may take: its other end is on this machine.
+const CONNECT: Duration = Duration::from_secs(5);
 /// Statuses that are good answers.
 const GOOD_STATUSES: std::ops::RangeInclusive<u16> = 200..=399;
 
@@ -50,6 +52,15 @@ impl PodRuntime {
             Some(code) => Err(format!("{command:?} ended with exit code {code}{}", done.in_words())),
             None => Err(format!("nobody saw how {command:?} ended")),
         }
+    }
+
+    /// Connects to a TCP port of a pod.
+    ///
+    /// # Errors
+    /// A fragment that says why not.
+    pub async fn connect(&self, uid: &str, port: u16) -> Result<TcpStream, String> {
+        let connecting = connect(self.address(uid)?, port);
+        timeout(CONNECT, connecting).await.unwrap_or_else(|_late| Err(format!("port {port} does not answer")))
     }
 
     fn address(&self, uid: &str) -> Result<Ipv4Addr, String> {

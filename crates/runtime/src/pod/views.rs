@@ -56,6 +56,13 @@ impl PodRuntime {
         Some(place.log(index, record.runs.get(index)?.present().unwrap_or(0)))
     }
 
+    /// Place of a container in its pod, if there is such a container here.
+    #[must_use]
+    pub fn container_index(&self, uid: &str, container: &str) -> Option<usize> {
+        let Found::Record(record) = self.place(uid).ok()?.read() else { return None };
+        record.spec.spec.all_containers().position(|own| own.name == container)
+    }
+
     /// Whether a container runs now.
     pub async fn is_running(&self, uid: &str, container: &str) -> bool {
         let running = |name: &str, phase| name == container && phase == ContainerPhase::Running;

@@ -95,7 +95,7 @@ fn input_reaches_the_program_and_its_end_as_well() {
         output.read_to_string(&mut said).await.unwrap();
         errors.read_to_string(&mut complained).await.unwrap();
         assert_eq!((said.trim(), complained.as_str()), (count.to_string().as_str(), "err\n"));
-        assert_eq!(session.ended().await.unwrap().code, Some(0));
+        assert_eq!(session.handle.ended().await.unwrap().code, Some(0));
         node.take_down().await;
     });
 }
@@ -124,7 +124,7 @@ fn terminal_is_of_the_container_and_has_its_size() {
         let spec = sleeping(&node).await;
         let words = "tty; stty size; read line; echo got $line; trap 'stty size; exit 4' WINCH; while :; do sleep 0.05; done";
         let wanted = ExecSpec { terminal: Some((10, 40)), ..shell(words) };
-        let mut session = begin(&node, &spec, wanted).await;
+        let session = begin(&node, &spec, wanted).await;
         let Streams::Terminal(terminal) = &session.streams else { panic!("a terminal") };
         let mut seen = String::new();
         let mut buffer = [0_u8; 1024];
@@ -145,7 +145,7 @@ fn terminal_is_of_the_container_and_has_its_size() {
         }
         assert!(seen.starts_with("/dev/pts/0\r\n10 40\r\n"), "{seen:?}");
         assert!(seen.contains("got hello") && seen.contains("20 60"), "{seen:?}");
-        assert_eq!(session.ended().await.unwrap().code, Some(4));
+        assert_eq!(session.handle.ended().await.unwrap().code, Some(4));
         node.take_down().await;
     });
 }

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::header;
-use model::Instance;
+use model::WorkloadSpec;
 use proto::relay::StreamRequest;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -54,7 +54,7 @@ pub(super) async fn get_logs(
 ) -> Result<Response, Refusal> {
     let instance = api.cluster().instance(&id).ok_or(ClusterError::InstanceNotFound { id })?;
     let instance = &instance.object;
-    let container = choose_container(instance, params.container)?;
+    let container = choose_container(&instance.id, &instance.spec, params.container)?;
     let Some(node) = &instance.node else {
         return Err(Refusal::new(
             Code::NotPlaced,
@@ -72,26 +72,27 @@ pub(super) async fn get_logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }
 
-fn choose_container(instance: &Instance, asked: Option<String>) -> Result<String, Refusal> {
-    let names: Vec<&str> = instance.spec.containers.iter().map(|container| container.name.as_str()).collect();
+/// The container that was asked for, or the only one that lasts.
+pub(super) fn choose_container(
+    id: &str,
+    spec: &WorkloadSpec,
+    asked: Option<String>,
+) -> Result<String, Refusal> {
+    let names: Vec<&str> = spec.all_containers().map(|container| container.name.as_str()).collect();
     let all = names.join(", ");
     match asked {
         Some(asked) if names.contains(&asked.as_str()) => Ok(asked),
         Some(asked) => {
-            let detail = format!("instance {:?} has no container {asked:?}; it has {all}", instance.id);
+            let detail = format!("instance {id:?} has no container {asked:?}; it has {all}");
             Err(Refusal::new(Code::ContainerNotFound, detail))
         }
-        None => match names.as_slice() {
-            [only] => Ok((*only).to_owned()),
-            [] => Err(Refusal::new(
-                Code::RequestInvalid,
-                format!("instance {:?} has no containers", instance.id),
-            )),
-            _ => Err(Refusal::new(
-                Code::RequestInvalid,
-                format!("instance {:?} has several containers", instance.id),
-            )
-            .hint(format!("name one of them: {all}"))),
+        None => match spec.containers.as_slice() {
+            [only] => Ok(only.name.clone()),
+            [] => Err(Refusal::new(Code::RequestInvalid, format!("instance {id:?} has no containers"))),
+            _ => {
+                let detail = format!("instance {id:?} has several containers");
+                Err(Refusal::new(Code::RequestInvalid, detail).hint(format!("name one of them: {all}")))
+            }
         },
     }
 }

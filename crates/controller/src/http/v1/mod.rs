@@ -12,6 +12,7 @@ mod images;
 mod instances;
 mod logs;
 mod nodes;
+mod sessions;
 mod watch;
 mod workloads;
 
@@ -37,6 +38,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(instances::list_instances, instances::create_instances))
         .routes(routes!(instances::get_instance, instances::delete_instance))
         .routes(routes!(logs::get_logs))
+        .routes(routes!(sessions::exec))
+        .routes(routes!(sessions::connect_port))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::get_node, nodes::delete_node))
         .routes(routes!(images::list_images, images::load_image))
