@@ -42,6 +42,8 @@ pub enum Reason {
     NodeRestarted,
     /// Nothing here can run this kind of workload.
     KindUnsupported,
+    /// It asks for something that the operator of its node does not allow.
+    NotAllowed,
     /// The user asked for its end.
     Deleted,
     /// The node could not remove all that belongs to it yet, and keeps trying.

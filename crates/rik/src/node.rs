@@ -35,6 +35,7 @@ pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Resu
         state_dir: layout.node(name),
         labels: BTreeMap::new(),
         uplink: None,
+        host_paths: riklet::config::host_paths_of_environment()?,
         registries: RegistryConfig::default(),
         shim: ShimCommand::default(),
     };

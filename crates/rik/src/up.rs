@@ -90,6 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             state_dir: layout.single_node(),
             labels: BTreeMap::new(),
             uplink: None,
+            host_paths: riklet::config::host_paths_of_environment()?,
             registries,
             shim: ShimCommand::default(),
         };

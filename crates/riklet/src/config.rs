@@ -35,6 +35,9 @@ pub struct File {
     /// Labels of the node.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Directories of the machine that volumes of instances may be below.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hostpath_allow: Vec<PathBuf>,
     /// Registries: mirrors, plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registries: Option<RegistryConfig>,
@@ -113,6 +116,33 @@ pub fn read(path: &Path, asked_for: bool) -> Result<File, ConfigError> {
         path: path.to_owned(),
         fault: fault.to_string().trim().replace('\n', " "),
     })
+}
+
+/// Directories of the machine are given whole.
+///
+/// # Errors
+/// One is not.
+pub fn check_host_paths(paths: &[PathBuf]) -> anyhow::Result<()> {
+    let whole =
+        |path: &&PathBuf| !path.is_absolute() || path.components().any(|part| part.as_os_str() == "..");
+    match paths.iter().find(whole) {
+        Some(path) => {
+            anyhow::bail!("--hostpath-allow {}: it has to be an absolute path without ..", path.display())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Directories of the machine that volumes may be below, for programs that have no flag for them.
+///
+/// # Errors
+/// One is not given whole.
+pub fn host_paths_of_environment() -> anyhow::Result<Vec<PathBuf>> {
+    let text = std::env::var_os("RIKLET_HOSTPATH_ALLOW").unwrap_or_default();
+    let text = text.to_string_lossy();
+    let paths: Vec<PathBuf> = text.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+    check_host_paths(&paths)?;
+    Ok(paths)
 }
 
 /// Labels as `key=value,key=value`.

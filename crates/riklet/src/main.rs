@@ -68,6 +68,9 @@ struct Run {
     /// Labels of the node, as key=value with commas between them
     #[arg(long, value_parser = config::labels)]
     labels: Option<std::collections::BTreeMap<String, String>>,
+    /// Directories of the machine that volumes of instances may be below, with commas between them; none if absent
+    #[arg(long, env = "RIKLET_HOSTPATH_ALLOW", value_delimiter = ',')]
+    hostpath_allow: Option<Vec<PathBuf>>,
 }
 
 fn main() -> ExitCode {
@@ -137,6 +140,8 @@ fn run(args: Run) -> anyhow::Result<()> {
     if write {
         write_file(&args.config_file, &file);
     }
+    let host_paths = args.hostpath_allow.unwrap_or(file.hostpath_allow);
+    config::check_host_paths(&host_paths)?;
     let mut labels = file.labels;
     labels.extend(args.labels.unwrap_or_default());
     let config = start::Config {
@@ -145,6 +150,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         state_dir,
         labels,
         uplink: args.iface.filter(|name| !name.is_empty()),
+        host_paths,
         registries: file.registries.unwrap_or_default(),
         shim: ShimCommand::default(),
     };

@@ -47,6 +47,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Interface that instances reach the world through; by routing if absent.
     pub uplink: Option<String>,
+    /// Directories of the machine that volumes of instances may be below.
+    pub host_paths: Vec<PathBuf>,
     /// Registries.
     pub registries: RegistryConfig,
     /// How the shim is begun.
@@ -113,6 +115,7 @@ fn pod_config(config: &Config, subnet: &str) -> anyhow::Result<PodRuntimeConfig>
         shim: config.shim.clone(),
         registry: config.registries.clone(),
         network,
+        host_paths: config.host_paths.clone(),
     })
 }
 
@@ -133,6 +136,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
             state_dir: state_dir.to_owned(),
             labels: BTreeMap::new(),
             uplink: None,
+            host_paths: Vec::new(),
             registries: RegistryConfig::default(),
             shim,
         };

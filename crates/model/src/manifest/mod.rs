@@ -14,13 +14,17 @@ pub mod reference;
 pub mod rules;
 pub mod schema;
 pub mod tree;
+pub mod volume;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use self::health::{Lifecycle, Probe, RestartBackoff, RestartPolicy};
+use self::{
+    health::{Lifecycle, Probe, RestartBackoff, RestartPolicy},
+    volume::{Volume, VolumeMount},
+};
 use crate::quantity::{Cpu, Memory};
 
 /// Most containers of one pod: a pod is one application and its helpers.
@@ -103,6 +107,10 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
     pub init_containers: Vec<ContainerSpec>,
+    /// Directories for its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 64)]
+    pub volumes: Vec<Volume>,
     /// What happens when a container ends.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = "Never")]
@@ -158,6 +166,10 @@ pub struct ContainerSpec {
     /// What this container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Where it finds volumes of the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 64)]
+    pub volume_mounts: Vec<VolumeMount>,
     /// Only for an init container, and only `Always`: it is a sidecar, and goes on beside the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
     health::{Hook, Probe, RestartPolicy},
+    volume::{EmptyDir, Volume, mount_path_fault},
 };
 
 /// A broken rule: the path of the field and the sentence.
@@ -59,8 +60,10 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
             }
         }
         check_resources(container.resources.as_ref(), &format!("{path}.resources"), &mut fault);
+        check_mounts(container, &workload.spec.volumes, &path, &mut fault);
         check_health(container, list == "initContainers", &path, &mut fault);
     }
+    check_volumes(&workload.spec.volumes, &mut fault);
     let backoff = &workload.spec.restart_backoff;
     if backoff.initial_seconds > backoff.max_seconds {
         let message = format!("{} is more than maxSeconds, {}", backoff.initial_seconds, backoff.max_seconds);
@@ -81,6 +84,54 @@ fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl F
         && request > limit
     {
         fault(format!("{path}.requests.memory"), format!("{request} is more than the limit of {limit}"));
+    }
+}
+
+fn check_volumes(volumes: &[Volume], fault: &mut impl FnMut(String, String)) {
+    let mut names = BTreeSet::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        let path = format!("spec.volumes[{index}]");
+        if !names.insert(&volume.name) {
+            fault(
+                format!("{path}.name"),
+                format!("{:?} is taken by another volume of this pod", volume.name),
+            );
+        }
+        match (&volume.empty_dir, &volume.host_path) {
+            (Some(EmptyDir { medium: None, size_limit: Some(_) }), None) => fault(
+                format!("{path}.emptyDir.sizeLimit"),
+                "needs medium: Memory; the size of a directory on disk is not limited".to_owned(),
+            ),
+            (Some(_), None) => {}
+            (None, Some(host)) if host.path.split('/').any(|part| part == "..") => {
+                fault(format!("{path}.hostPath.path"), "has no \"..\" in it".to_owned());
+            }
+            (None, Some(_)) => {}
+            (None, None) | (Some(_), Some(_)) => {
+                fault(path, "needs exactly one of emptyDir and hostPath".to_owned());
+            }
+        }
+    }
+}
+
+fn check_mounts(
+    container: &ContainerSpec,
+    volumes: &[Volume],
+    path: &str,
+    fault: &mut impl FnMut(String, String),
+) {
+    let mut places = BTreeSet::new();
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        let path = format!("{path}.volumeMounts[{index}]");
+        if !volumes.iter().any(|volume| volume.name == mount.name) {
+            fault(format!("{path}.name"), format!("{:?} is no volume of this pod", mount.name));
+        }
+        if let Some(why) = mount_path_fault(&mount.mount_path) {
+            fault(format!("{path}.mountPath"), why.to_owned());
+        }
+        if !places.insert(mount.mount_path.trim_end_matches('/')) {
+            fault(format!("{path}.mountPath"), "is the place of another volume already".to_owned());
+        }
     }
 }
 

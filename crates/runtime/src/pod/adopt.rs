@@ -64,6 +64,7 @@ impl PodRuntime {
             state_dir,
             places,
             boot_id,
+            host_paths: config.host_paths,
             machine,
             confinement,
             images,

@@ -21,6 +21,7 @@ use super::{
     record::{Found, PodPlace, Stage},
     remove_dir,
     shim::wire::{Answer, Request},
+    volumes,
 };
 use crate::RuntimeError;
 
@@ -199,7 +200,9 @@ impl PodRuntime {
                 let unmounted = self.shared.images.unmount_rootfs(&container).await;
                 unmounted.map_err(|error| fault::removal("a root file system", error))?;
             }
-            Ok(())
+            let own = place.clone();
+            let cleared = blocking(move || volumes::clear(&own)).await.and_then(|cleared| cleared);
+            cleared.map_err(|error| fault::removal("a volume", error))
         };
         tokio::try_join!(network, rest).map(|_| ())
     }

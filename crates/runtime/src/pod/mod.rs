@@ -38,6 +38,7 @@ pub mod spec;
 mod starting;
 mod switches;
 mod views;
+mod volumes;
 
 pub use images::RegistryConfig;
 pub use network::{Backend, NetworkConfig, Subnet};
@@ -85,6 +86,8 @@ pub struct PodRuntimeConfig {
     pub registry: RegistryConfig,
     /// The network of the pods.
     pub network: NetworkConfig,
+    /// Directories of the machine that volumes may be below.
+    pub host_paths: Vec<PathBuf>,
 }
 
 /// Why the runtime could not be opened or taken down.
@@ -159,6 +162,7 @@ struct Shared {
     machine: Machine,
     /// The filter of a container that asks for nothing else: compiled once.
     confinement: Confinement,
+    host_paths: Vec<PathBuf>,
     images: ImageStore,
     network: Network,
     cgroups: Cgroups,

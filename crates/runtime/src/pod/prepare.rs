@@ -1,7 +1,7 @@
 //! Makes everything that a pod needs before it can start. Independent work overlaps.
 //!
 //! ```text
-//!  record ─▶ ┬ for each container: image ─▶ mount ─▶ user, folder ─▶ config.json, start.json ┐
+//!  record, volumes ─▶ ┬ for each container: image ─▶ mount ─▶ user, folder ─▶ config.json, start.json ┐
 //!            ├ namespaces, address, ports, then hosts and resolv.conf                        ├─▶ record: Prepared
 //!            └ control groups                                                                ┘
 //! ```
@@ -30,6 +30,7 @@ use super::{
     rootfs::{ensure_working_dir, resolve_user},
     shim::process::signal_number,
     spec::{ContainerSetup, container_spec},
+    volumes,
 };
 use crate::{InstanceSpec, Progress, RuntimeError};
 
@@ -63,6 +64,7 @@ impl PodRuntime {
         }
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
         place.write(&record).map_err(|error| fault::record(uid, error))?;
+        self.prepare_volumes(&place, spec).await?;
         let containers = spec.spec.all_containers().enumerate();
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, spec, own, progress)));
@@ -81,6 +83,19 @@ impl PodRuntime {
             self.shared.images.unmount_rootfs(&place.container(index)).await.map_err(fault::snapshot)?;
         }
         Ok(())
+    }
+
+    async fn prepare_volumes(&self, place: &PodPlace, spec: &InstanceSpec) -> Result<(), RuntimeError> {
+        if spec.spec.volumes.is_empty() {
+            return Ok(());
+        }
+        let (place, own, allowed) = (place.clone(), spec.spec.clone(), self.shared.host_paths.clone());
+        let at_work = self.shared.busy.work_on(&spec.uid).await;
+        let work = move || {
+            let _at_work = at_work;
+            volumes::make(&place, &own, &allowed)
+        };
+        blocking(work).await.map_err(fault::files)?
     }
 
     async fn prepare_network(
@@ -145,6 +160,7 @@ impl PodRuntime {
             namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
+            volumes: volumes::mounts(place, &spec.spec, &container.volume_mounts),
             ..ContainerSetup::default()
         };
         let (runtime, container, logs) = (self.clone(), container.clone(), place.logs().to_owned());

@@ -5,6 +5,7 @@
 //!                         ns/                files that hold its namespaces
 //!                         etc/               hosts, hostname, resolv.conf
 //!                         oci/               libcontainer's own state
+//!                         v/<name>, m/<name> its volumes
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
 //!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
@@ -235,6 +236,18 @@ impl PodPlace {
     #[must_use]
     pub fn execs(&self) -> PathBuf {
         self.dir.join("x")
+    }
+
+    /// Directory of the volumes that are plain directories.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.dir.join("v")
+    }
+
+    /// Directory of the volumes that are mounts.
+    #[must_use]
+    pub fn mounted_volumes(&self) -> PathBuf {
+        self.dir.join("m")
     }
 
     /// Directory of one container.

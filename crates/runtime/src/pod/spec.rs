@@ -68,6 +68,8 @@ pub struct ContainerSetup {
     pub working_dir: PathBuf,
     /// Host name of the pod.
     pub hostname: String,
+    /// Mounts of its volumes.
+    pub volumes: Vec<Value>,
     /// What this machine can do.
     pub machine: Machine,
 }
@@ -128,7 +130,7 @@ pub fn container_spec(
             "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files }],
             "noNewPrivileges": true,
         },
-        "mounts": mounts(&setup.etc_dir),
+        "mounts": mounts(&setup.etc_dir, &setup.volumes),
         "linux": {
             "namespaces": [
                 { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
@@ -181,14 +183,14 @@ fn environment(
     Ok(merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
 
-fn mounts(etc_dir: &Path) -> Value {
+fn mounts(etc_dir: &Path, volumes: &[Value]) -> Value {
     let of_pod = |name: &str| {
         json!({
             "destination": format!("/etc/{name}"), "type": "bind", "source": etc_dir.join(name),
             "options": ["bind", "nosuid", "nodev", "noexec"],
         })
     };
-    json!([
+    let own = json!([
         { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
         {
             "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -217,7 +219,8 @@ fn mounts(etc_dir: &Path) -> Value {
         of_pod("resolv.conf"),
         of_pod("hosts"),
         of_pod("hostname"),
-    ])
+    ]);
+    Value::from_iter(own.as_array().into_iter().flatten().chain(volumes).cloned())
 }
 
 /// Control groups of v1 are each mounted apart, and writable unless said otherwise here: a container that runs as root

@@ -113,6 +113,7 @@ impl Bench {
             let dir = pod.container(index);
             make_rootfs(&dir.join("rootfs"));
             let setup = ContainerSetup {
+                volumes: Vec::new(),
                 rootfs: dir.join("rootfs"),
                 etc_dir: etc.clone(),
                 namespaces: Default::default(),
