@@ -37,6 +37,30 @@ pub struct ExecRequest {
     pub terminal: Option<TerminalSize>,
 }
 
+/// A file or directory to be copied: the first message of the session, as text. What is copied goes as an archive (tar)
+/// with one name at its top.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CopyRequest {
+    /// Name of the container; needed if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Absolute path in the container.
+    pub path: String,
+    /// Which way.
+    pub direction: CopyDirection,
+}
+
+/// Which way a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CopyDirection {
+    /// Out of the container: the archive comes as output.
+    Out,
+    /// Into the container: the archive is the input. Into a directory that is there, or under a new name in one.
+    In,
+}
+
 /// Size of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TerminalSize {

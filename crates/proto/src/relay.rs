@@ -7,7 +7,7 @@
 //! ```
 //! Frames flow in both directions; each hop holds a few of them at most, so a slow reader slows the writer down.
 
-use model::session::ExecRequest;
+use model::session::{CopyRequest, ExecRequest};
 use serde::{Deserialize, Serialize};
 
 /// What is asked of a node over a stream.
@@ -26,6 +26,12 @@ pub enum StreamRequest {
         /// Only the last so many lines.
         #[serde(default)]
         tail: Option<u32>,
+        /// Only lines that are no older than so many seconds, by the node's clock.
+        #[serde(default)]
+        since_seconds: Option<u32>,
+        /// Whether the log of the run before the present one is meant.
+        #[serde(default)]
+        previous: bool,
         /// Whether each line starts with the time at which it was written.
         #[serde(default)]
         timestamps: bool,
@@ -38,6 +44,15 @@ pub enum StreamRequest {
         container: String,
         /// What is to be run.
         exec: ExecRequest,
+    },
+    /// A file or directory to or from a container. Data in both directions begins with a channel of `model::session`.
+    Copy {
+        /// Uid of the instance.
+        uid: String,
+        /// Name of the container.
+        container: String,
+        /// What is to be copied.
+        copy: CopyRequest,
     },
     /// A connection to a port of an instance. Data in both directions begins with a channel of `model::session`.
     PortForward {

@@ -26,15 +26,21 @@ pub(crate) enum Command {
     Get(commands::get::GetArgs),
     /// List instances: the same as `get instances`.
     Ps(commands::get::PsArgs),
+    /// List events: the same as `get events`.
+    Events(commands::get::EventsArgs),
     /// Tell everything about one or more objects.
     Describe(commands::describe::DescribeArgs),
     /// End instances, remove workloads with their instances, or forget nodes.
     #[command(visible_alias = "rm")]
     Delete(commands::delete::DeleteArgs),
-    /// Print what an instance has written.
+    /// Run an image: a workload with one instance.
+    Run(commands::run::RunArgs),
+    /// Print what an instance, or all instances of a workload, have written.
     Logs(commands::logs::LogsArgs),
     /// Run a program in a container of an instance.
     Exec(commands::exec::ExecArgs),
+    /// Copy files and directories to and from containers.
+    Cp(commands::cp::CpArgs),
     /// Lead a port of this machine to a port of an instance.
     PortForward(commands::port_forward::PortForwardArgs),
     /// Wait until instances have reached a state.

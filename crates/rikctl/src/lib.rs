@@ -28,7 +28,7 @@ mod table;
 mod terminal;
 mod waiting;
 
-use std::ffi::OsString;
+use std::{ffi::OsString, sync::Arc};
 
 use clap::Parser as _;
 
@@ -81,10 +81,13 @@ fn dispatch(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Apply(args) => commands::apply::run(&args, connect, terminal),
         Command::Get(args) => commands::get::run(&args, &connect(terminal)?, terminal),
         Command::Ps(args) => commands::get::run(&args.into(), &connect(terminal)?, terminal),
+        Command::Events(args) => commands::get::run(&args.into(), &connect(terminal)?, terminal),
         Command::Describe(args) => commands::describe::run(&args, &connect(terminal)?, terminal),
         Command::Delete(args) => commands::delete::run(&args, connect, terminal),
-        Command::Logs(args) => commands::logs::run(&args, &connect(terminal)?, terminal),
+        Command::Logs(args) => commands::logs::run(&args, &Arc::new(connect(terminal)?), terminal),
+        Command::Run(args) => commands::run::run(&args, &Arc::new(connect(terminal)?), terminal),
         Command::Exec(args) => commands::exec::run(&args, &connect(terminal)?, terminal),
+        Command::Cp(args) => commands::cp::run(&args, &connect(terminal)?),
         Command::PortForward(args) => commands::port_forward::run(&args, connect(terminal)?, terminal),
         Command::Wait(args) => commands::wait::run(&args, &connect(terminal)?, terminal),
         Command::Image(command) => commands::image::run(&command, &connect(terminal)?, terminal),

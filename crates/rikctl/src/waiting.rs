@@ -28,6 +28,9 @@ use crate::{
     terminal::Terminal,
 };
 
+/// How long the end of an instance may take to be known after its program has ended.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
 /// Most instances that a message lists.
 const MAX_TOLD: usize = 20;
 

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use e2e::api::pids;
 use e2e::lab::NODE;
-use e2e::manifest::{pod, script, shell};
-use e2e::{SHORT, programs, story, wait_until};
+use e2e::manifest::{pod, script, shell, web};
+use e2e::{Lab, SHORT, programs, story, wait_until};
 
 #[test]
 fn program_runs_in_a_container_and_its_code_comes_back() {
@@ -137,5 +137,68 @@ fn port_of_an_instance_is_reached_through_a_port_of_this_machine() {
         user.wait().expect("it ends");
         let said = lab.rikctl(&["port-forward", "served", "70000"]);
         assert!(said.code == 2 && said.stderr.contains("is no port"), "{said:?}");
+    });
+}
+
+#[test]
+fn files_are_copied_in_and_out_without_a_program_of_the_image() {
+    story(|lab| {
+        let api = lab.cluster();
+        api.run(&web("bare", 8080));
+        let dir = Lab::root().join("copies");
+        std::fs::create_dir_all(dir.join("tree/deep")).expect("there is room");
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(dir.join("tree/deep/bytes"), &bytes).expect("there is room");
+        let at = |name: &str| dir.join(name).to_str().expect("words").to_owned();
+        let exec = lab.rikctl(&["exec", "bare", "--", "tar"]);
+        assert!(exec.stderr.contains("not found in the image"), "{exec:?}");
+        assert_eq!(lab.rikctl(&["cp", &at("tree"), "bare:/"]).good(), "");
+        assert_eq!(lab.rikctl(&["cp", "bare:/tree", &at("back")]).good(), "");
+        assert!(std::fs::read(dir.join("back/deep/bytes")).expect("it is there") == bytes);
+        assert_eq!(lab.rikctl(&["cp", &at("tree/deep/bytes"), "bare:/other"]).good(), "");
+        assert_eq!(lab.rikctl(&["cp", "bare:other", &at("there")]).good(), "");
+        assert!(std::fs::read(dir.join("there")).expect("it is there") == bytes);
+        let said = lab.rikctl(&["cp", "bare:/nothing", &at("x")]).bad(1);
+        assert!(said.contains("/nothing cannot be read: No such file"), "{said}");
+        let said = lab.rikctl(&["cp", &at("there"), "bare:/no/where"]).bad(1);
+        assert!(said.contains("there is no directory /no"), "{said}");
+        let said = lab.rikctl(&["cp", "bare:/other", &at("no/where")]).bad(1);
+        assert!(said.contains("there is no directory"), "{said}");
+        let said = lab.rikctl(&["cp", &at("none"), "bare:/"]).bad(1);
+        assert!(said.contains("cannot be read"), "{said}");
+        assert_eq!(lab.rikctl(&["cp", "a", "b"]).code, 2);
+    });
+}
+
+/// S-POD-12: a name in a container never means a file of the node.
+#[test]
+fn s_pod_12_link_in_a_container_leads_nowhere_but_into_the_container() {
+    story(|lab| {
+        let api = lab.cluster();
+        let dir = Lab::root().join("outside");
+        std::fs::create_dir_all(&dir).expect("there is room");
+        std::fs::write(dir.join("secret"), "of the node").expect("there is room");
+        let outside = dir.to_str().expect("words");
+        let words = format!(
+            "busybox mkdir -p /srv/l {outside}; echo mine > {outside}/secret; busybox rm -r /srv/l; \
+             busybox ln -s {outside} /srv/l; busybox ln -s ../../../../../../..{outside}/secret /srv/s; \
+             busybox sleep 600"
+        );
+        api.run(&script("linked", &words));
+        wait_until(SHORT, "the links", || {
+            match lab.rikctl(&["exec", "linked", "--", "/bin/busybox", "readlink", "/srv/s"]).code {
+                0 => Ok(()),
+                code => Err(code.to_string()),
+            }
+        });
+        let to = Lab::root().join("fetched");
+        let to = to.to_str().expect("words");
+        for from in ["linked:/srv/l/secret", "linked:/srv/s", &format!("linked:{outside}/secret")] {
+            assert_eq!(lab.rikctl(&["cp", from, to]).good(), "");
+            assert_eq!(std::fs::read_to_string(to).expect("it is there"), "mine\n", "{from}");
+        }
+        std::fs::write(to, "hostile").expect("it is there");
+        assert_eq!(lab.rikctl(&["cp", to, "linked:/srv/l/secret"]).good(), "");
+        assert_eq!(std::fs::read_to_string(dir.join("secret")).expect("it is there"), "of the node");
     });
 }

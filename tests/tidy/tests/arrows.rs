@@ -18,15 +18,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The control plane. Scheduler and store never see each other.
     ("controller", &["daemon", "model", "proto", "store"]),
     ("scheduler", &["daemon", "model", "placement", "proto"]),
+    // Files on their way, packed at one end and unpacked at the other.
+    ("filecopy", &[]),
     // The node.
     ("images", &["model"]),
     ("network", &["model"]),
     // In place of the crate of this name: libcontainer's own view of control groups.
     ("libcgroups", &[]),
-    ("runtime", &["images", "libcgroups", "model", "network"]),
+    ("runtime", &["filecopy", "images", "libcgroups", "model", "network"]),
     ("riklet", &["daemon", "model", "proto", "runtime"]),
     // The user's hand speaks REST only.
-    ("rikctl", &["model"]),
+    ("rikctl", &["filecopy", "model"]),
     // Wires all.
     (
         "rik",

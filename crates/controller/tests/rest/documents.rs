@@ -51,6 +51,7 @@ async fn the_document_lists_every_route() {
     POST /api/v1/instances create_instances 201,default
     GET /api/v1/instances/{id} get_instance 200,default
     DELETE /api/v1/instances/{id} delete_instance 202,204,default
+    GET /api/v1/instances/{id}/copy copy 101,default
     GET /api/v1/instances/{id}/exec exec 101,default
     GET /api/v1/instances/{id}/logs get_logs 200,default
     GET /api/v1/instances/{id}/ports/{port} connect_port 101,default

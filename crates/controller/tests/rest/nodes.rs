@@ -67,7 +67,7 @@ async fn a_log_is_passed_on_as_it_comes() {
     let bed = Bed::start().await;
     with_instance(&bed).await;
     let mut ends = nodes_of(&bed);
-    let path = "/api/v1/instances/web-1/logs?follow=true&tail=5&timestamps=true";
+    let path = "/api/v1/instances/web-1/logs?follow=true&tail=5&sinceSeconds=90&timestamps=true";
     let mut wire = bed.ask("GET", path).open().await;
     let end = soon(ends.recv()).await.unwrap();
     let uid = bed.cluster.instance("web-1").unwrap().object.uid.clone();
@@ -76,6 +76,8 @@ async fn a_log_is_passed_on_as_it_comes() {
         container: "web".to_owned(),
         follow: true,
         tail: Some(5),
+        since_seconds: Some(90),
+        previous: false,
         timestamps: true,
     };
     assert_eq!(end.request, expected);

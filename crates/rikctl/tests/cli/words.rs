@@ -21,10 +21,13 @@ fn help_shows_the_verbs_and_the_exit_codes() {
         apply         Create workloads, or change them to what files say
         get           List workloads, instances, nodes or events
         ps            List instances: the same as `get instances`
+        events        List events: the same as `get events`
         describe      Tell everything about one or more objects
         delete        End instances, remove workloads with their instances, or forget nodes [alias: rm]
-        logs          Print what an instance has written
+        run           Run an image: a workload with one instance
+        logs          Print what an instance, or all instances of a workload, have written
         exec          Run a program in a container of an instance
+        cp            Copy files and directories to and from containers
         port-forward  Lead a port of this machine to a port of an instance
         wait          Wait until instances have reached a state
         image         List images on nodes, or bring one there from a file [alias: images]

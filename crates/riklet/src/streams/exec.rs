@@ -1,14 +1,18 @@
-//! A program in a container, by stream: what a person types goes in, what the program writes comes out.
+//! A program in a container, by stream: what a person types goes in, what the program writes comes out. A copy to or from
+//! a container is such a program as well, of ours.
 //!
 //! *Guarantee*: when the user goes, the program ends; when the program ends, the user hears how, after its last words.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use model::session::{CONTROL, Control, ERRORS, ExecRequest, INPUT, OUTPUT, Outcome, TerminalSize, message};
+use model::session::{
+    CONTROL, Control, CopyDirection, CopyRequest, ERRORS, ExecRequest, INPUT, OUTPUT, Outcome, TerminalSize,
+    message,
+};
 use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure};
 use runtime::pod::{
     PodRuntime,
-    exec::{ExecHandle, ExecSession, ExecSpec, Streams, Terminal},
+    exec::{Copy, ExecHandle, ExecSession, ExecSpec, Streams, Terminal},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -43,7 +47,31 @@ pub(super) async fn serve(
     };
     let session = pods.exec(uid, index, spec).await;
     let session = session.map_err(|error| failure("exec-failed", error.sentence()))?;
-    let talked = talk(session, stream, wanted.stdin).await;
+    carry_to_end(session, stream, wanted.stdin).await
+}
+
+/// Copies, with the container's own rights and within it.
+pub(super) async fn copy(
+    pods: &PodRuntime,
+    stream: &mut Stream,
+    uid: &str,
+    container: &str,
+    wanted: &CopyRequest,
+) -> Result<(), RelayFailure> {
+    let index = pods.container_index(uid, container);
+    let index = index.ok_or_else(|| failure("container-not-found", "it is not on its node"))?;
+    let path = PathBuf::from(&wanted.path);
+    let copy = match wanted.direction {
+        CopyDirection::Out => Copy::Out(path),
+        CopyDirection::In => Copy::In(path),
+    };
+    let session = pods.copy(uid, index, copy).await;
+    let session = session.map_err(|error| failure("exec-failed", error.sentence()))?;
+    carry_to_end(session, stream, wanted.direction == CopyDirection::In).await
+}
+
+async fn carry_to_end(session: ExecSession, stream: &mut Stream, stdin: bool) -> Result<(), RelayFailure> {
+    let talked = talk(session, stream, stdin).await;
     let code = match talked {
         Ok(code) => code.map_err(|error| failure("exec-failed", error.to_string()))?,
         // Nobody is there to be told.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use proto::relay::RelayFailure;
 use runtime::pod::{
     PodRuntime,
@@ -32,6 +33,10 @@ const BATCH: usize = 32 << 10;
 pub(super) struct View {
     pub(super) follow: bool,
     pub(super) tail: Option<u32>,
+    /// Only lines from this time on.
+    pub(super) since: Option<Timestamp>,
+    /// The run before the present one.
+    pub(super) previous: bool,
     pub(super) timestamps: bool,
 }
 
@@ -45,7 +50,13 @@ pub(super) async fn serve(
 ) -> Result<(), RelayFailure> {
     let not_here =
         || failure("no-log", "it has no log on its node: nothing of it has been started yet, or it is gone");
-    let path = pods.log_path(uid, container).ok_or_else(not_here)?;
+    let path = match pods.log_path(uid, container, u32::from(view.previous)) {
+        Some(path) => path,
+        None if view.previous && pods.log_path(uid, container, 0).is_some() => {
+            return Err(failure("no-log", "it has no previous run: this container was not restarted"));
+        }
+        None => return Err(not_here()),
+    };
     let failed = |error: io::Error| failure("log-unreadable", format!("its log cannot be read: {error}"));
     let mut current = Tail::begin(&path, stream, view).await.map_err(failed)?;
     if !view.follow {
@@ -84,14 +95,18 @@ impl Tail {
             let mut reader = BufReader::new(file);
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line)? > 0 {
-                Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+                if admits(view.since, &line) {
+                    Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+                }
                 line.clear();
                 Self::flush(stream, &mut batch, BATCH).await;
             }
         }
         let mut tail = Self { path: path.to_owned(), open: None, partial: Vec::new() };
         while let Some(line) = tail.next_line()? {
-            Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+            if admits(view.since, &line) {
+                Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);
+            }
             Self::flush(stream, &mut batch, BATCH).await;
         }
         batch.extend(last.into_iter().flatten());
@@ -159,6 +174,14 @@ impl Tail {
     }
 }
 
+/// Whether a line of the file is no older than wanted. What has no time is shown.
+fn admits(since: Option<Timestamp>, line: &[u8]) -> bool {
+    let Some(since) = since else { return true };
+    let time = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let time = std::str::from_utf8(time).ok().and_then(|time| time.parse::<Timestamp>().ok());
+    time.is_none_or(|time| time >= since)
+}
+
 /// A line of the file as the user sees it: the text, after its time if that is wanted. A line that was cut because it
 /// was too long is joined to its rest.
 fn shown(line: &[u8], timestamps: bool) -> Vec<u8> {
@@ -190,6 +213,14 @@ mod tests {
         let line = b"2026-11-23T22:13:00.123456789Z stdout F hello  world\n";
         assert_eq!(shown(line, false), b"hello  world\n");
         assert_eq!(shown(line, true), b"2026-11-23T22:13:00.123456789Z hello  world\n");
+    }
+
+    #[test]
+    fn a_line_is_as_old_as_it_says() {
+        let since = "2026-11-23T22:13:00Z".parse().ok();
+        assert!(admits(since, b"2026-11-23T22:13:00.000000001Z stdout F x\n"));
+        assert!(!admits(since, b"2026-11-23T22:12:59.999999999Z stdout F x\n"));
+        assert!(admits(None, b"2020-11-23T22:12:59.999999999Z stdout F x\n") && admits(since, b"torn"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use proto::{
     MAX_MESSAGE_BYTES,
     relay::{Frame, HELD_FRAMES, MAX_DATA_BYTES, RelayFailure, StreamRequest},
@@ -93,12 +94,17 @@ impl Streams {
     async fn serve(&self, stream: &mut Stream, request: StreamRequest) -> Result<(), RelayFailure> {
         let pods = self.pods.get().ok_or_else(|| failure("node-not-ready", "it is still getting ready"))?;
         match request {
-            StreamRequest::Logs { uid, container, follow, tail, timestamps } => {
-                let view = logs::View { follow, tail, timestamps };
+            StreamRequest::Logs { uid, container, follow, tail, since_seconds, previous, timestamps } => {
+                let since =
+                    since_seconds.map(|seconds| Timestamp::now() - SignedDuration::from_secs(seconds.into()));
+                let view = logs::View { follow, tail, since, previous, timestamps };
                 logs::serve(pods, stream, &uid, &container, view).await
             }
             StreamRequest::Exec { uid, container, exec } => {
                 exec::serve(pods, stream, &uid, &container, &exec).await
+            }
+            StreamRequest::Copy { uid, container, copy } => {
+                exec::copy(pods, stream, &uid, &container, &copy).await
             }
             StreamRequest::PortForward { uid, port } => ports::serve(pods, stream, &uid, port).await,
             StreamRequest::Images => images::list(pods, &self.node, stream).await,

@@ -66,6 +66,8 @@ pub struct ExecSpec {
     pub terminal: Option<(u16, u16)>,
 }
 
+pub use super::shim::wire::Copy;
+
 /// A program that runs.
 #[derive(Debug)]
 pub struct ExecSession {
@@ -130,23 +132,46 @@ impl PodRuntime {
     /// The container does not run, or the program cannot.
     pub async fn exec(&self, uid: &str, index: usize, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let place = self.place(uid)?;
+        self.begin(&place, index, spec, None).await
+    }
+
+    /// Copies a file or a directory to or from a running container, as the container's own user and seen from inside:
+    /// the archive is the session's input or output, and what goes wrong its complaints.
+    ///
+    /// # Errors
+    /// The container does not run.
+    pub async fn copy(&self, uid: &str, index: usize, copy: Copy) -> Result<ExecSession, RuntimeError> {
+        let place = self.place(uid)?;
+        let spec = ExecSpec { command: vec!["copy".to_owned()], ..ExecSpec::default() };
+        self.begin(&place, index, spec, Some(copy)).await
+    }
+
+    async fn begin(
+        &self,
+        place: &PodPlace,
+        index: usize,
+        spec: ExecSpec,
+        copy: Option<Copy>,
+    ) -> Result<ExecSession, RuntimeError> {
         let failed =
             |error| fault::words(operation(&spec), Reason::StartFailed, &io::Error::to_string(&error));
-        let process = process_of(&place, index, &spec).map_err(failed)?;
+        let process = process_of(place, index, &spec).map_err(failed)?;
         let id = Uuid::new_v4().to_string();
         let dir = place.execs().join(&id);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         let (runtime, over) = (self.clone(), AtomicBool::new(false));
-        let handle = ExecHandle { runtime, uid: uid.to_owned(), id: id.clone(), dir, over };
+        let uid = place.uid();
+        let handle = ExecHandle { runtime, uid: uid.clone(), id: id.clone(), dir, over };
         let order = ExecOrder {
             id,
-            pod: uid.to_owned(),
+            pod: uid.clone(),
             container: u32::try_from(index).unwrap_or(u32::MAX),
             dir: handle.dir.clone(),
             container_dir: place.container(index),
-            groups: self.shared.cgroups.container(uid, index),
+            groups: self.shared.cgroups.container(&uid, index),
             process,
             terminal: spec.terminal,
+            copy,
         };
         let streams = match spec.terminal {
             Some(_) => {

@@ -202,6 +202,12 @@ pub struct PodPlace {
 }
 
 impl PodPlace {
+    /// Uid of the pod.
+    #[must_use]
+    pub fn uid(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Its directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -47,13 +47,15 @@ impl PodRuntime {
         Ok(loaded.iter().map(|image| image.reference.to_string()).collect())
     }
 
-    /// The file that the log of a container's present run is being written to, if there is such a container here.
+    /// The file that the log of a container is in, if there is such a container here: of its present run, or of the
+    /// `back`-th one before it.
     #[must_use]
-    pub fn log_path(&self, uid: &str, container: &str) -> Option<PathBuf> {
+    pub fn log_path(&self, uid: &str, container: &str, back: u32) -> Option<PathBuf> {
         let place = self.place(uid).ok()?;
         let Found::Record(record) = place.read() else { return None };
         let index = record.spec.spec.all_containers().position(|own| own.name == container)?;
-        Some(place.log(index, record.runs.get(index)?.present().unwrap_or(0)))
+        let present = record.runs.get(index)?.present().unwrap_or(0);
+        Some(place.log(index, present.checked_sub(back)?))
     }
 
     /// Place of a container in its pod, if there is such a container here.

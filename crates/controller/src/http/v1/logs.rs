@@ -25,7 +25,7 @@ use crate::{
 
 /// Which log, and how much of it.
 #[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LogParams {
     /// Name of the container; needed if there are several.
@@ -36,6 +36,12 @@ pub(super) struct LogParams {
     follow: bool,
     /// Only the last so many lines.
     tail: Option<u32>,
+    /// Only lines that are no older than so many seconds, by the clock of the node.
+    since_seconds: Option<u32>,
+    /// Whether the log of the run before the present one is wanted, if the container was restarted.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    previous: bool,
     /// Whether each line starts with the time at which it was written.
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
@@ -63,8 +69,13 @@ pub(super) async fn get_logs(
         .hint(format!("rikctl describe instance {}", instance.id)));
     };
     let ticket = api.admit_stream(client)?;
-    let LogParams { follow, tail, timestamps, .. } = params;
-    let request = StreamRequest::Logs { uid: instance.uid.clone(), container, follow, tail, timestamps };
+    let LogParams { follow, tail, since_seconds, previous, timestamps, .. } = params;
+    if previous && follow {
+        return Err(Refusal::new(Code::RequestInvalid, "the log of a run that has ended cannot be followed")
+            .hint("leave out follow or previous"));
+    }
+    let uid = instance.uid.clone();
+    let request = StreamRequest::Logs { uid, container, follow, tail, since_seconds, previous, timestamps };
     let stream = api.cluster().open_stream(node, request).await?;
     let first = if follow { FirstData::Whenever } else { FirstData::Due };
     let lines = relay::body(stream, node, first, api.limits()).await?;

@@ -39,6 +39,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(instances::get_instance, instances::delete_instance))
         .routes(routes!(logs::get_logs))
         .routes(routes!(sessions::exec))
+        .routes(routes!(sessions::copy))
         .routes(routes!(sessions::connect_port))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::get_node, nodes::delete_node))

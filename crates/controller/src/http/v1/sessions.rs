@@ -15,8 +15,9 @@ use axum::{
     response::Response,
 };
 use futures::{SinkExt, StreamExt};
-use model::session::{CONTROL, ExecRequest, MAX_REQUEST_BYTES, Outcome, message};
+use model::session::{CONTROL, CopyRequest, ExecRequest, MAX_REQUEST_BYTES, Outcome, message};
 use proto::relay::{Frame, MAX_DATA_BYTES, StreamRequest};
+use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::logs::choose_container;
@@ -53,12 +54,44 @@ pub(super) async fn exec(
     let ticket = api.admit_stream(client)?;
     Ok(upgrade.on_upgrade(move |mut socket| async move {
         let begun = async {
-            let wanted = first_message(&mut socket).await?;
+            let wanted: ExecRequest = first_message(&mut socket).await?;
             let container = choose_container(&id, &spec, wanted.container.clone())?;
             if wanted.command.is_empty() {
                 return Err(Refusal::new(Code::RequestInvalid, "there is no command to run"));
             }
             let request = StreamRequest::Exec { uid, container, exec: wanted };
+            Ok(api.cluster().open_stream(&node, request).await?)
+        };
+        let begun = begun.await;
+        run(&api, &node, begun, socket, ticket).await;
+    }))
+}
+
+/// Copies a file or a directory to or from a container. The connection becomes a WebSocket: the client's first message is
+/// a `CopyRequest` as text; then each message is binary and begins with the number of a channel: 0 an archive into the
+/// container, 1 one out of it, 2 what went wrong, 3 a `Control` from the client, of which `endOfInput` ends the archive,
+/// or the `Outcome` to it, which is the last message and good if it is `{"exit":0}`.
+#[utoipa::path(get, path = "/instances/{id}/copy", tag = "instances",
+    params(("id" = String, Path, description = "Id of the instance.")),
+    responses((status = 101, description = "A session; its messages are as described.", body = Outcome)))]
+pub(super) async fn copy(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Name(id): Name,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let upgrade = session(upgrade)?;
+    let (uid, node, spec) = placed(&api, &id)?;
+    let ticket = api.admit_stream(client)?;
+    Ok(upgrade.on_upgrade(move |mut socket| async move {
+        let begun = async {
+            let wanted: CopyRequest = first_message(&mut socket).await?;
+            let container = choose_container(&id, &spec, wanted.container.clone())?;
+            if !wanted.path.starts_with('/') || wanted.path.contains('\0') {
+                let detail = format!("{:?} is no absolute path in the container", wanted.path);
+                return Err(Refusal::new(Code::RequestInvalid, detail));
+            }
+            let request = StreamRequest::Copy { uid, container, copy: wanted };
             Ok(api.cluster().open_stream(&node, request).await?)
         };
         let begun = begun.await;
@@ -107,7 +140,7 @@ fn placed(api: &Api, id: &str) -> Result<(String, String, model::WorkloadSpec), 
     }
 }
 
-async fn first_message(socket: &mut WebSocket) -> Result<ExecRequest, Refusal> {
+async fn first_message<T: DeserializeOwned>(socket: &mut WebSocket) -> Result<T, Refusal> {
     let invalid = |detail: String| Refusal::new(Code::RequestInvalid, detail);
     match timeout(REQUEST_WITHIN, socket.recv()).await {
         Ok(Some(Ok(Message::Text(text)))) => serde_json::from_str(&text)

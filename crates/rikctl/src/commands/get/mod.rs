@@ -50,6 +50,31 @@ impl From<PsArgs> for GetArgs {
     }
 }
 
+/// `rikctl events`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Only about these, such as web-1 or node/n1.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Go on and print what happens, until Ctrl-C. JSON is then one event a line.
+    #[arg(short, long)]
+    watch: bool,
+    /// The newest so many.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
+    limit: u32,
+}
+
+impl From<EventsArgs> for GetArgs {
+    fn from(args: EventsArgs) -> Self {
+        let EventsArgs { names, output, watch, limit } = args;
+        let subject = Subject { noun: Noun::Event, name: None };
+        let list = ListArgs { output, watch, workload: None, node: None, status: None, limit };
+        Self { subject, names, list }
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 struct ListArgs {
     #[command(flatten)]

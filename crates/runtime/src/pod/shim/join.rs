@@ -39,6 +39,7 @@ use rustix::{
 
 use super::{
     birth::{Birth, enter, fork_into},
+    copying,
     executor::become_program,
     launch::{MAX_WHY_BYTES, STDIO, unblock_signals},
     wire::ExecOrder,
@@ -117,6 +118,11 @@ fn guide(
     // Files of the host are opened while its root is still ours.
     let stdio = open_stdio(order).map_err(at("its standard files"))?;
     let confinement = Confinement::read(&order.container_dir).map_err(at("its seccomp filter"))?;
+    if order.copy.is_some() {
+        // It does not become a program of the container, so the container is to see nothing of what it is.
+        // SAFETY: a plain call.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    }
     enter_namespaces(container).map_err(at("entering its namespaces"))?;
     let (go, hold) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     match fork_beside().map_err(at("a process inside"))? {
@@ -231,6 +237,9 @@ fn program(
     std::env::set_current_dir(process.cwd())
         .map_err(|error| format!("the directory {}: {error}", process.cwd().display()))?;
     become_user(process).map_err(at("its user"))?;
+    if let Some(copy) = &order.copy {
+        copying::copy(copy, report, confinement)
+    }
     become_program(process, &environment(process), confinement)
 }
 

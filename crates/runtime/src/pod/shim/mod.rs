@@ -17,6 +17,7 @@
 
 mod birth;
 mod callers;
+mod copying;
 mod exec;
 pub mod executor;
 mod exits;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::pod::cgroup::Groups;
 
 /// Version of what is said here. A shim of another version is asked to become this program.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
@@ -122,6 +122,18 @@ pub struct ExecOrder {
     pub process: Process,
     /// Size of its terminal, rows and columns, if it has one.
     pub terminal: Option<(u16, u16)>,
+    /// What is to be done instead of becoming a program.
+    pub copy: Option<Copy>,
+}
+
+/// A copy between a container and its standard files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Copy {
+    /// The file or directory here, as an archive to standard output.
+    Out(PathBuf),
+    /// The archive from standard input to here.
+    In(PathBuf),
 }
 
 /// What the shim says.

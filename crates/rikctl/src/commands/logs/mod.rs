@@ -1,11 +1,18 @@
-//! `rikctl logs`: what the containers of an instance have written, and go on writing.
+//! `rikctl logs`: what the containers of an instance, or of all instances of a workload, have written and go on writing.
 
-use std::io::{self, Read};
+mod replicas;
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
 use model::Instance;
 
 use crate::{
+    age,
     client::{Client, segment, with_query},
     escape,
     failure::Failure,
@@ -17,9 +24,9 @@ use crate::{
 /// How much is read at once: a pipe's worth.
 const CHUNK: usize = 64 << 10;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogsArgs {
-    /// The instance: its name, or a unique beginning.
+    /// The instance: its name, or a unique beginning; or workload/NAME, for all of its instances.
     #[arg(value_name = "INSTANCE")]
     instance: String,
     /// Container, if the instance has several.
@@ -31,12 +38,29 @@ pub(crate) struct LogsArgs {
     /// Only the last so many lines.
     #[arg(long, value_name = "N")]
     tail: Option<u32>,
+    /// Only what is no older, such as 90s, 5m or 1h.
+    #[arg(long, value_name = "TIME", value_parser = age::duration)]
+    since: Option<Duration>,
+    /// What the container wrote in its run before the present one.
+    #[arg(short, long, conflicts_with = "follow")]
+    previous: bool,
     /// The time before each line.
     #[arg(long)]
     timestamps: bool,
 }
 
-pub(crate) fn run(args: &LogsArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+impl LogsArgs {
+    /// The whole log of an instance, to its end.
+    pub(crate) fn following(instance: &str) -> Self {
+        Self { instance: instance.to_owned(), follow: true, ..Self::default() }
+    }
+}
+
+pub(crate) fn run(args: &LogsArgs, client: &Arc<Client>, terminal: &mut Terminal) -> Result<(), Failure> {
+    let workload = bare(Noun::Workload, &args.instance);
+    if workload != args.instance {
+        return replicas::run(args, client, workload, terminal);
+    }
     let typed = bare(Noun::Instance, &args.instance);
     let mut stream = match open(args, client, typed) {
         // Not by this name: perhaps it is a beginning.
@@ -66,10 +90,13 @@ pub(crate) fn run(args: &LogsArgs, client: &Client, terminal: &mut Terminal) -> 
 
 fn open(args: &LogsArgs, client: &Client, id: &str) -> Result<impl Read + use<>, crate::client::ClientError> {
     let tail = args.tail.map(|tail| tail.to_string());
+    let since = args.since.map(|since| since.as_secs().to_string());
     let mut query = Vec::new();
     query.extend(args.container.as_deref().map(|container| ("container", container)));
     query.extend(args.follow.then_some(("follow", "true")));
     query.extend(tail.as_deref().map(|tail| ("tail", tail)));
+    query.extend(since.as_deref().map(|since| ("sinceSeconds", since)));
+    query.extend(args.previous.then_some(("previous", "true")));
     query.extend(args.timestamps.then_some(("timestamps", "true")));
     let silence = (!args.follow).then_some(crate::client::SILENCE);
     client.stream(&with_query(&format!("/instances/{}/logs", segment(id)), &query), silence, None)

@@ -1,0 +1,81 @@
+//! What containers wrote: of an earlier run, of the last minutes, of all instances of a workload; and running an image
+//! in one line.
+
+use e2e::manifest::script;
+use e2e::{SHORT, story, wait_until};
+
+#[test]
+fn log_of_the_run_before_a_restart_can_be_read() {
+    story(|lab| {
+        let api = lab.cluster();
+        let mut often = script("often", "echo run; exit 3");
+        often["spec"]["restartPolicy"] = "OnFailure".into();
+        api.create_instance(&api.create_workload(&often), "often");
+        wait_until(SHORT, "a second run", || match api.instance("often") {
+            Some(now) if now["restarts"].as_u64() >= Some(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let log = lab.rikctl(&["logs", "often", "--previous"]).good();
+        assert!(log.starts_with("run\n"), "{log}");
+        let said = lab.rikctl(&["logs", "often", "--previous", "-f"]);
+        assert_eq!(said.code, 2, "{said:?}");
+        api.run(&script("once", "echo once; busybox sleep 600"));
+        let said = lab.rikctl(&["logs", "once", "-p"]).bad(1);
+        assert!(said.contains("it has no previous run"), "{said}");
+    });
+}
+
+#[test]
+fn old_lines_are_left_out() {
+    story(|lab| {
+        let api = lab.cluster();
+        api.run(&script("aged", "echo old; busybox sleep 3; echo new; busybox sleep 600"));
+        wait_until(SHORT, "the second line", || match lab.rikctl(&["logs", "aged"]).good() {
+            log if log == "old\nnew\n" => Ok(()),
+            log => Err(log),
+        });
+        assert_eq!(lab.rikctl(&["logs", "aged", "--since", "2s"]).good(), "new\n");
+        assert_eq!(lab.rikctl(&["logs", "aged", "--since", "1h"]).good(), "old\nnew\n");
+    });
+}
+
+#[test]
+fn logs_of_all_instances_of_a_workload_name_their_writers() {
+    story(|lab| {
+        let api = lab.cluster();
+        let workload = api.create_workload(&script("many", "echo I am $(busybox hostname); printf tail"));
+        let ids = api.create_instances(&workload, 3);
+        for id in &ids {
+            api.wait_status(id, "Terminated");
+        }
+        let mut expected: Vec<String> =
+            ids.iter().flat_map(|id| [format!("[{id}] I am {id}"), format!("[{id}] tail")]).collect();
+        expected.sort();
+        for arguments in [&["logs", "workload/many"][..], &["logs", "wl/many", "-f"]] {
+            let said = lab.rikctl(arguments).good();
+            let mut lines: Vec<&str> = said.lines().collect();
+            lines.sort_unstable();
+            assert_eq!(lines, expected);
+        }
+    });
+}
+
+#[test]
+fn image_is_run_in_one_line() {
+    story(|lab| {
+        let api = lab.cluster();
+        let name = lab.rikctl(&["run", "busybox:1"]).good();
+        let name = name.trim_end();
+        assert!(name.starts_with("busybox-"), "{name}");
+        assert_eq!(api.instance(name).expect("it is there")["status"], "Running");
+        let words = ["run", "busybox:1", "--name", "said", "-e", "WHO=me", "--follow", "--rm", "--"];
+        let said =
+            lab.rikctl(&[&words[..], &["/bin/busybox", "sh", "-c", "echo it is $WHO; exit 5"]].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (5, "it is me\n"), "{said:?}");
+        api.wait_gone("said");
+        let said = lab.rikctl(&["run", "not an image"]);
+        assert_eq!(said.code, 2, "{said:?}");
+        let said = lab.rikctl(&["events", "--limit", "500"]).good();
+        assert!(said.contains(name), "{said}");
+    });
+}
