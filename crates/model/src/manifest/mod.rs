@@ -13,6 +13,7 @@ pub mod read;
 pub mod reference;
 pub mod rules;
 pub mod schema;
+pub mod security;
 pub mod tree;
 pub mod volume;
 
@@ -23,6 +24,7 @@ use utoipa::ToSchema;
 
 use self::{
     health::{Lifecycle, Probe, RestartBackoff, RestartPolicy},
+    security::{PodSecurityContext, SecurityContext},
     volume::{Volume, VolumeMount},
 };
 use crate::quantity::{Cpu, Memory};
@@ -107,6 +109,9 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
     pub init_containers: Vec<ContainerSpec>,
+    /// What its containers may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
     /// Directories for its containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
@@ -166,6 +171,9 @@ pub struct ContainerSpec {
     /// What this container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// What it may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<SecurityContext>,
     /// Where it finds volumes of the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]

@@ -196,6 +196,28 @@ mod tests {
     }
 
     #[test]
+    fn rights_and_volumes_obey_their_rules() {
+        let text = "kind: Pod\nname: a\nspec:\n  volumes:\n    - {name: v, emptyDir: {sizeLimit: 1Mi}}\n    - {name: v, hostPath: {path: /a/../b}}\n    - {name: w}\n  containers:\n    - name: a\n      image: a\n      volumeMounts: [{name: x, mountPath: /proc/x}, {name: v, mountPath: /d}, {name: w, mountPath: /d/}]\n      securityContext:\n        privileged: true\n        allowPrivilegeEscalation: true\n        runAsNonRoot: true\n        runAsUser: 0\n        capabilities: {add: [ALL]}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 5: spec.volumes[0].emptyDir.sizeLimit: needs medium: Memory; the size of a directory on disk is not limited
+        line 6: spec.volumes[1].hostPath.path: found "/a/../b"; a path starts with '/' and has no '..'
+        line 6: spec.volumes[1].name: "v" is taken by another volume of this pod
+        line 7: spec.volumes[2]: needs exactly one of emptyDir and hostPath
+        line 11: spec.containers[0].volumeMounts[0].name: "x" is no volume of this pod
+        line 11: spec.containers[0].volumeMounts[0].mountPath: cannot be below /proc, /sys or /dev, but for /dev/shm
+        line 11: spec.containers[0].volumeMounts[2].mountPath: is the place of another volume already
+        line 13: spec.containers[0].securityContext.privileged: there are no privileged containers; capabilities.add gives single rights
+        line 14: spec.containers[0].securityContext.allowPrivilegeEscalation: no program of a container ever gets more rights than it began with
+        line 16: spec.containers[0].securityContext.runAsUser: 0 is root, which runAsNonRoot refuses
+        line 17: spec.containers[0].securityContext.capabilities.add: ALL can only be dropped; name each one to add
+        "#);
+        let text = "kind: Pod\nname: a\nspec:\n  containers:\n    - name: a\n      image: a\n      securityContext: {capabilities: {add: [SYS_ADMIN]}}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 7: spec.containers[0].securityContext.capabilities.add[0]: found "SYS_ADMIN"; allowed is ALL or AUDIT_WRITE or CHOWN or DAC_OVERRIDE or FOWNER or FSETID or IPC_LOCK or KILL or NET_ADMIN or NET_BIND_SERVICE or NET_RAW or SETFCAP or SETGID or SETPCAP or SETUID or SYS_CHROOT or SYS_NICE or SYS_PTRACE; did you mean "NET_ADMIN"?
+        "#);
+    }
+
+    #[test]
     fn a_document_that_is_no_manifest_says_what_it_is() {
         for text in ["", "null", "[]", "7", "\"x\"", "\0", "---\na: 1\n---\nb: 2\n"] {
             assert!(workload(text, Strictness::Lenient).is_err(), "{text:?}");

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use images::ImageStore;
+use model::manifest::security::{Capability, USUAL};
 use network::{Attachment, Network};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
@@ -24,7 +25,7 @@ use super::{
     remove_dir,
     seccomp::{Confinement, Profile},
     shim,
-    spec::{CAPABILITIES, Machine},
+    spec::Machine,
 };
 
 impl PodRuntime {
@@ -55,7 +56,7 @@ impl PodRuntime {
         };
         let (network, link) = tokio::try_join!(network, shim)?;
         let machine = look_at_machine(&cgroups);
-        let confinement = Confinement::of(&Profile::Standard, &CAPABILITIES)
+        let confinement = Confinement::of(&Profile::Standard, &USUAL.map(Capability::name))
             .map_err(|source| OpenError::Seccomp { source })?;
         let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
         let state_dir = config.state_dir;

@@ -50,6 +50,8 @@ use crate::RuntimeError;
 
 /// How long the program's terminal may take to arrive after the program runs: it is sent before.
 const TERMINAL_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a program that was killed may take to be gone, before its files are removed all the same.
+const KILLED_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// What is kept of the output of a program that nobody reads, such as a probe's.
 const KEPT_OUTPUT_BYTES: usize = 1 << 10;
 
@@ -173,19 +175,37 @@ impl PodRuntime {
             terminal: spec.terminal,
             copy,
         };
+        let begin = async {
+            let begun = self.begin_exec(&spec, order).await;
+            // What never began has no end to wait for.
+            handle.over.store(begun.is_err(), Ordering::Relaxed);
+            begun
+        };
         let streams = match spec.terminal {
             Some(_) => {
                 let socket = listen(&handle.dir).map_err(failed)?;
-                self.begin_exec(&spec, order).await?;
+                begin.await?;
                 Streams::Terminal(Terminal::arrive(&socket).await.map_err(failed)?)
             }
             None => {
                 let pipes = make_pipes(&handle.dir).map_err(failed)?;
-                self.begin_exec(&spec, order).await?;
+                begin.await?;
                 pipes
             }
         };
         Ok(ExecSession { streams, handle })
+    }
+
+    /// Waits until it is written down in `dir` how a program of the pod ended.
+    async fn exec_ended(&self, uid: &str, dir: &std::path::Path) -> io::Result<ExitFile> {
+        let mut news = self.shared.news.counter(uid);
+        loop {
+            news.mark_unchanged();
+            if let Some(exit) = read_whole(&dir.join(EXIT_FILE))? {
+                return Ok(exit);
+            }
+            news.changed().await.map_err(|_gone| io::Error::other("its pod is gone"))?;
+        }
     }
 
     async fn begin_exec(&self, spec: &ExecSpec, order: ExecOrder) -> Result<(), RuntimeError> {
@@ -259,15 +279,9 @@ impl ExecHandle {
     /// # Errors
     /// Nobody could see how: its node's shim was lost.
     pub async fn ended(&self) -> io::Result<ExitFile> {
-        let mut news = self.runtime.shared.news.counter(&self.uid);
-        loop {
-            news.mark_unchanged();
-            if let Some(exit) = read_whole(&self.dir.join(EXIT_FILE))? {
-                self.over.store(true, Ordering::Relaxed);
-                return Ok(exit);
-            }
-            news.changed().await.map_err(|_gone| io::Error::other("its pod is gone"))?;
-        }
+        let exit = self.runtime.exec_ended(&self.uid, &self.dir).await?;
+        self.over.store(true, Ordering::Relaxed);
+        Ok(exit)
     }
 
     /// Sends the program a signal.
@@ -312,7 +326,8 @@ async fn keep(pipe: &mut Receiver, kept: &mut Vec<u8>) {
 
 impl Drop for ExecHandle {
     fn drop(&mut self) {
-        let (runtime, id, dir) = (self.runtime.clone(), self.id.clone(), self.dir.clone());
+        let (runtime, uid, id, dir) =
+            (self.runtime.clone(), self.uid.clone(), self.id.clone(), self.dir.clone());
         let over = self.over.load(Ordering::Relaxed);
         let clear = async move {
             if !over {
@@ -320,6 +335,8 @@ impl Drop for ExecHandle {
                 if let Err(error) = runtime.shared.link.call(kill).await {
                     tracing::debug!(%error, "a program in a container is left to the end of its streams");
                 }
+                // The shim writes its end down there: not into a directory that is being removed.
+                let _ = timeout(KILLED_WITHIN, runtime.exec_ended(&uid, &dir)).await;
             }
             if let Err(error) = super::remove_dir(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "files of a program in a container stay");

@@ -17,19 +17,24 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use images::{Image, Reference};
-use model::{ContainerSpec, Reason, lifecycle::Facts};
+use images::{Image, ImageConfig, Reference};
+use model::{
+    ContainerSpec, Reason,
+    lifecycle::Facts,
+    manifest::security::{Security, USUAL},
+};
 use network::{AttachRequest, Attachment, Owner, namespace};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PodRuntime, blocking, etc, fault,
+    PodRuntime, Shared, blocking, etc, fault,
     files::write_whole,
     limits::Limits,
     record::{Found, PodPlace, Record, Stage},
-    rootfs::{ensure_working_dir, resolve_user},
+    rootfs::{ContainerUser, RootfsError, ensure_working_dir, resolve_user},
+    seccomp::{Confinement, Profile},
     shim::process::signal_number,
-    spec::{ContainerSetup, container_spec},
+    spec::{ContainerSetup, capability_names, container_spec},
     volumes,
 };
 use crate::{InstanceSpec, Progress, RuntimeError};
@@ -160,6 +165,7 @@ impl PodRuntime {
             namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
+            security: Security::of(&spec.spec, container),
             volumes: volumes::mounts(place, &spec.spec, &container.volume_mounts),
             ..ContainerSetup::default()
         };
@@ -174,7 +180,7 @@ impl PodRuntime {
             let of_thread = Arc::clone(&image);
             let shared = Arc::clone(&runtime.shared);
             let write = move || {
-                shared.confinement.write(&dir).map_err(fault::files)?;
+                confine(&shared, &setup.security, &dir)?;
                 write_container(&container, &of_thread, setup, (&dir, &logs))
             };
             blocking(write).await.map_err(fault::files)??;
@@ -230,6 +236,17 @@ impl PodRuntime {
     }
 }
 
+/// Writes the filter of a container: the one that was made when the runtime was opened, unless it has other rights than
+/// the usual ones.
+fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<(), RuntimeError> {
+    if security.capabilities.iter().eq(&USUAL) {
+        return shared.confinement.write(dir).map_err(fault::files);
+    }
+    let own = Confinement::of(&Profile::Standard, &capability_names(security));
+    let own = own.map_err(|error| fault::files(io::Error::other(error)))?;
+    own.write(dir).map_err(fault::files)
+}
+
 /// Looks into the mounted root file system and writes what the shim and libcontainer need to know.
 fn write_container(
     container: &ContainerSpec,
@@ -239,7 +256,7 @@ fn write_container(
 ) -> Result<(), RuntimeError> {
     let config = &image.config;
     let unfit = |error| fault::rootfs(&container.name, error);
-    setup.user = resolve_user(&setup.rootfs, &config.user).map_err(unfit)?;
+    setup.user = user_of(config, &setup).map_err(unfit)?;
     let folder = container.working_dir.as_deref().unwrap_or(&config.working_dir);
     setup.working_dir = ensure_working_dir(&setup.rootfs, folder).map_err(unfit)?;
     let spec =
@@ -252,4 +269,26 @@ fn write_container(
     DirBuilder::new().recursive(true).mode(0o700).create(logs).map_err(fault::files)?;
     write_whole(&dir.join(CONFIG_FILE), &spec).map_err(fault::files)?;
     write_whole(&dir.join(START_FILE), &start).map_err(fault::files)
+}
+
+/// Who runs a container: the image's user, unless the manifest says who.
+fn user_of(image: &ImageConfig, setup: &ContainerSetup) -> Result<ContainerUser, RootfsError> {
+    let asked = &setup.security;
+    let wanted = match (asked.user, asked.group) {
+        (None, None) => image.user.clone(),
+        (Some(user), None) => user.to_string(),
+        (Some(user), Some(group)) => format!("{user}:{group}"),
+        (None, Some(group)) => {
+            let user = image.user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0");
+            format!("{user}:{group}")
+        }
+    };
+    let mut user = resolve_user(&setup.rootfs, &wanted)?;
+    user.groups.extend(&asked.groups);
+    user.groups.sort_unstable();
+    user.groups.dedup();
+    if asked.non_root && user.uid == 0 {
+        return Err(RootfsError::Root);
+    }
+    Ok(user)
 }

@@ -35,6 +35,9 @@ pub struct ContainerUser {
 /// Why user or folder of a container are of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
+    /// It would run as root, which its manifest refuses.
+    #[error("it would run as root, which its runAsNonRoot refuses; runAsUser names another user")]
+    Root,
     /// The image's user does not exist in it.
     #[error("user {user:?} of the image is not in its /etc/passwd")]
     UnknownUser {

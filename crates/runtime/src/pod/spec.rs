@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use images::ImageConfig;
-use model::ContainerSpec;
+use model::{ContainerSpec, manifest::security::Security};
 use serde_json::{Value, json};
 
 use super::rootfs::ContainerUser;
@@ -21,20 +21,6 @@ use super::rootfs::ContainerUser;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Open files of one process; less where the machine allows less.
 const OPEN_FILES: u64 = 65_536;
-/// What a service may do: the set that other engines grant, without making devices, raw packets and audit records.
-pub const CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
 /// Files of the kernel that tell about the machine or harm it.
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
@@ -68,6 +54,8 @@ pub struct ContainerSetup {
     pub working_dir: PathBuf,
     /// Host name of the pod.
     pub hostname: String,
+    /// What it may do.
+    pub security: Security,
     /// Mounts of its volumes.
     pub volumes: Vec<Value>,
     /// What this machine can do.
@@ -110,11 +98,12 @@ pub fn container_spec(
 ) -> Result<Value, SpecError> {
     let args = command_line(container, image)?;
     let env = environment(container, image, &setup.hostname)?;
+    let capabilities = capability_names(&setup.security);
     let open_files = OPEN_FILES.min(setup.machine.open_files_max);
     let (net, ipc, uts) = &setup.namespaces;
     Ok(json!({
         "ociVersion": "1.2.0",
-        "root": { "path": setup.rootfs, "readonly": false },
+        "root": { "path": setup.rootfs, "readonly": setup.security.read_only_root },
         "process": {
             "terminal": false,
             "user": {
@@ -124,7 +113,7 @@ pub fn container_spec(
             "env": env,
             "cwd": setup.working_dir,
             "capabilities": {
-                "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
                 "inheritable": [], "ambient": [],
             },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files }],
@@ -140,6 +129,12 @@ pub fn container_spec(
             "readonlyPaths": readonly_paths(&setup.machine),
         },
     }))
+}
+
+/// The capabilities of a container, by the kernel's names.
+#[must_use]
+pub fn capability_names(security: &Security) -> Vec<&'static str> {
+    security.capabilities.iter().map(|own| own.name()).collect()
 }
 
 /// Kubernetes' rule: a command stands instead of the image's entrypoint and its command, arguments stand instead of

@@ -13,7 +13,7 @@ use std::{
 };
 
 use images::ImageConfig;
-use model::ContainerSpec;
+use model::{ContainerSpec, WorkloadSpec, manifest::security::Security};
 use runtime::pod::{
     cgroup::Cgroups,
     files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole},
@@ -113,6 +113,7 @@ impl Bench {
             let dir = pod.container(index);
             make_rootfs(&dir.join("rootfs"));
             let setup = ContainerSetup {
+                security: Security::of(&WorkloadSpec::default(), &ContainerSpec::default()),
                 volumes: Vec::new(),
                 rootfs: dir.join("rootfs"),
                 etc_dir: etc.clone(),

@@ -122,7 +122,7 @@ fn session_that_is_dropped_ends_its_program_and_leaves_no_file() {
 fn terminal_is_of_the_container_and_has_its_size() {
     in_namespaces("execs::terminal_is_of_the_container_and_has_its_size", |node| async move {
         let spec = sleeping(&node).await;
-        let words = "tty; stty size; read line; echo got $line; trap 'stty size; exit 4' WINCH; while :; do sleep 0.05; done";
+        let words = "trap 'stty size; exit 4' WINCH; tty; stty size; read line; echo got $line; while :; do sleep 0.05; done";
         let wanted = ExecSpec { terminal: Some((10, 40)), ..shell(words) };
         let session = begin(&node, &spec, wanted).await;
         let Streams::Terminal(terminal) = &session.streams else { panic!("a terminal") };

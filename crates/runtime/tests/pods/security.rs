@@ -1,10 +1,13 @@
 //! What a container can see and do, told by a program inside it. The names are those of the table in
 //! `docs/src/riklet/containers.md`.
 
-use model::ContainerSpec;
+use model::{
+    ContainerSpec, Reason,
+    manifest::security::{Capabilities, Capability, PodSecurityContext, SecurityContext},
+};
 use runtime::{InstanceSpec, Runtime};
 
-use crate::node::{Node, in_namespaces, plain, pod};
+use crate::node::{Node, in_namespaces, plain, pod, script};
 
 /// A pod whose only container tries these things.
 fn probing(image: String, words: &[&str]) -> InstanceSpec {
@@ -87,6 +90,68 @@ fn s_pod_04_container_without_its_filter_never_begins() {
             );
             assert_eq!(node.output(&spec, "probe"), [""; 0]);
         }
+        node.take_down().await;
+    });
+}
+
+/// A pod of one container with these rights that says what it is and tries to write.
+fn asking(context: SecurityContext) -> InstanceSpec {
+    let words = "grep -E '^(Uid|Gid|Groups|Cap[PEB])' /proc/self/status; echo x > /new && echo wrote";
+    let container = script("main", words);
+    pod(vec![ContainerSpec { security_context: Some(context), ..container }])
+}
+
+async fn answer(node: &Node, spec: &InstanceSpec) -> Vec<String> {
+    node.run(spec).await;
+    node.ended(spec).await;
+    node.output(spec, "main").iter().map(|line| line.replace('\t', " ").trim().to_owned()).collect()
+}
+
+#[test]
+fn s_pod_01_container_has_the_capabilities_that_it_asked_for() {
+    in_namespaces("security::s_pod_01_container_has_the_capabilities_that_it_asked_for", |node| async move {
+        // Bits of include/uapi/linux/capability.h: 0 1 3 4 5 6 7 8 10 18 31.
+        let usual = "00000000800405fb";
+        let usually = answer(&node, &asking(SecurityContext::default())).await;
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(usually.contains(&format!("{set}: {usual}")), "{usually:?}");
+        }
+        let capabilities = Capabilities { add: vec![Capability::NetRaw], drop: vec![Capability::All] };
+        let only = SecurityContext { capabilities: Some(capabilities), ..SecurityContext::default() };
+        let only = answer(&node, &asking(only)).await;
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert!(only.contains(&format!("{set}: 0000000000002000")), "{only:?}");
+        }
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn s_pod_05_container_runs_as_the_user_that_it_asked_for() {
+    in_namespaces("security::s_pod_05_container_runs_as_the_user_that_it_asked_for", |node| async move {
+        let mut spec = asking(SecurityContext { run_as_user: Some(101), ..SecurityContext::default() });
+        let groups = PodSecurityContext { supplemental_groups: vec![4_000], ..PodSecurityContext::default() };
+        spec.spec.security_context = Some(groups);
+        let said = answer(&node, &spec).await;
+        for line in ["Uid: 101 101 101 101", "Gid: 102 102 102 102", "Groups: 102 200 4000"] {
+            assert!(said.contains(&line.to_owned()), "{said:?}");
+        }
+        assert!(said.contains(&"CapEff: 0000000000000000".to_owned()), "{said:?}");
+        assert!(!said.contains(&"wrote".to_owned()), "{said:?}");
+        let refused = asking(SecurityContext { run_as_non_root: Some(true), ..SecurityContext::default() });
+        let error = node.runtime.prepare(&refused, &|_| {}).await.unwrap_err();
+        assert!(error.sentence().contains("runAsNonRoot") && !error.transient, "{}", error.sentence());
+        assert_eq!(error.reason, Reason::StartFailed);
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn read_only_root_filesystem_leaves_volumes_to_write_to() {
+    in_namespaces("security::read_only_root_filesystem_leaves_volumes_to_write_to", |node| async move {
+        let context = SecurityContext { read_only_root_filesystem: Some(true), ..SecurityContext::default() };
+        assert!(!answer(&node, &asking(context)).await.contains(&"wrote".to_owned()));
+        assert!(answer(&node, &asking(SecurityContext::default())).await.contains(&"wrote".to_owned()));
         node.take_down().await;
     });
 }
