@@ -188,7 +188,7 @@ fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
         sheet.field("Rootfs", &function.execution.rootfs);
     }
     let restarts = spec.restart_policy != RestartPolicy::default();
-    sheet.maybe("Restart policy", restarts.then(|| format!("{:?}", spec.restart_policy)));
+    sheet.maybe("Policy", restarts.then(|| format!("{:?}", spec.restart_policy)));
     for (index, container) in spec.all_containers().enumerate() {
         let seen = seen.iter().find(|seen| seen.name == container.name);
         let title = match (index < spec.init_containers.len(), container.is_sidecar()) {
