@@ -17,6 +17,7 @@ pub mod http;
 pub mod import;
 pub mod link;
 pub mod mirror;
+pub mod sealing;
 pub mod start;
 
 pub use cluster::Cluster;

@@ -12,11 +12,11 @@
 
 pub mod dial;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use daemon::chain;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use model::{Instance, Node, Reason, Revision, api::Versioned, key};
+use model::{Instance, Node, Reason, Revision, Status, api::Versioned, given, key};
 use proto::{
     PART_BYTES, PROTOCOL,
     link::{FromController, Placed, ToController},
@@ -75,10 +75,15 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
         return LinkEnd::Lost;
     }
     let (revision, parts) = snapshot(cluster);
+    let early = |placed: &Placed| matches!(placed.status, Status::Pending | Status::Creating);
+    let waiting: Vec<Placed> = parts.iter().flat_map(|part| needy(part, early)).collect();
     for part in parts {
         if link.send.send(part).await.is_err() {
             return LinkEnd::Lost;
         }
+    }
+    if let Err(end) = give(cluster, &link, revision, waiting).await {
+        return end;
     }
     let mut watch = match cluster.store().watch("", revision).await {
         Ok(watch) => watch,
@@ -113,10 +118,15 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
                         cluster.mirror().reached(last.revision).await;
                     }
                     for part in parts_of(&changes) {
-                        if let Some(message) = told(cluster, part)
-                            && link.send.send(message).await.is_err()
-                        {
+                        let Some(message) = told(cluster, part) else { continue };
+                        // Each passes through this state once; the scheduler keeps what it is given until it starts.
+                        let waiting = needy(&message, |placed| placed.status == Status::Pending);
+                        let revision = part.last().map_or(Revision::ZERO, |change| change.revision);
+                        if link.send.send(message).await.is_err() {
                             return LinkEnd::Lost;
+                        }
+                        if let Err(end) = give(cluster, &link, revision, waiting).await {
+                            return end;
                         }
                     }
                 }
@@ -124,6 +134,33 @@ pub async fn serve(cluster: &Cluster, mut link: Link) -> LinkEnd {
             },
         }
     }
+}
+
+/// The instances of a message that have a node and name configs or secrets, and that `state` holds for.
+fn needy(message: &FromController, state: impl Fn(&Placed) -> bool) -> Vec<Placed> {
+    let (FromController::Snapshot { instances, .. } | FromController::Changes { instances, .. }) = message
+    else {
+        return Vec::new();
+    };
+    let needs =
+        |placed: &&Placed| placed.node.is_some() && state(placed) && !given::named(&placed.spec).is_empty();
+    instances.iter().filter(needs).cloned().collect()
+}
+
+/// Says what these instances are given. A message for each: some are large.
+async fn give(cluster: &Cluster, link: &Link, revision: Revision, needy: Vec<Placed>) -> Result<(), LinkEnd> {
+    for placed in needy {
+        let given = Some(Arc::new(cluster.given(&placed.spec).await));
+        let message = FromController::Changes {
+            revision,
+            nodes: Vec::new(),
+            gone_nodes: Vec::new(),
+            instances: vec![Placed { given, ..placed }],
+            gone_instances: Vec::new(),
+        };
+        link.send.send(message).await.map_err(|_| LinkEnd::Lost)?;
+    }
+    Ok(())
 }
 
 struct Lanes<'a> {
@@ -257,6 +294,7 @@ fn placed(instance: &Versioned<Instance>) -> Placed {
         node: object.node.clone(),
         revision: *revision,
         unplaced,
+        given: None,
     }
 }
 
@@ -335,8 +373,6 @@ fn seen(cluster: &Cluster, change: &Change) -> Option<Placed> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use jiff::Timestamp;
     use model::Clock;
     use store::MemoryStore;
@@ -347,7 +383,8 @@ mod tests {
     async fn cluster() -> Cluster {
         let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
         let (store, subnets) = (Arc::new(MemoryStore::new()), SubnetPlan::default());
-        Cluster::open(Parts { store, clock, ids: Ids::seeded(1), subnets }).await.unwrap()
+        let sealer = crate::sealing::Sealer::in_memory();
+        Cluster::open(Parts { store, clock, ids: Ids::seeded(1), subnets, sealer }).await.unwrap()
     }
 
     fn value(uid: &str, status: &str) -> Arc<str> {

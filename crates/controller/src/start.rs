@@ -14,6 +14,7 @@ use crate::{
     cluster::{Cluster, ClusterError, Ids, OpenError, Parts, SubnetPlan},
     http, import, link,
     mirror::MirrorError,
+    sealing::{self, Sealer},
 };
 
 /// How often old answers are looked for. They are kept for a day, so an hour more or less does not matter.
@@ -90,7 +91,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
             "took over the store of an old RIK"
         );
     }
-    let parts = Parts { store: Arc::new(opened.store), clock, ids: Ids::random(), subnets: config.subnets };
+    let sealer = Sealer::in_file(config.database.join(sealing::KEY_FILE));
+    let (store, ids, subnets) = (Arc::new(opened.store), Ids::random(), config.subnets);
+    let parts = Parts { store, clock, ids, subnets, sealer };
     let cluster = Cluster::open(parts).await.map_err(StartError::Open)?;
     let bind = |source| StartError::Bind { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(bind)?;

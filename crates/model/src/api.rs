@@ -1,5 +1,7 @@
 //! The bodies of the v1 API: what the controller answers and rikctl reads.
 
+use std::{collections::BTreeMap, fmt};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,6 +50,46 @@ pub struct CreateInstances {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1000)]
     pub replicas: Option<u32>,
+}
+
+/// A config or secret as it is sent. Values are text in `data`, or base64 in `binaryData`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ObjectBody {
+    /// Its name: one label of a host name. May be left out where the path has it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Values that are text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+    /// Values of any bytes, as base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub binary_data: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for ObjectBody {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ObjectBody").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A config or secret as it is shown. Values of a secret are never shown, and those of a config not in a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectView {
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+    /// Its keys, and how many bytes the value of each has.
+    pub keys: BTreeMap<String, u64>,
+    /// Values that are text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<String, String>,
+    /// Other values, as base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub binary_data: BTreeMap<String, String>,
 }
 
 /// What was created.

@@ -3,7 +3,7 @@
 //! `/workload/pods/default/web`, `/instance/function/default/x`, `/node/n1`. Names are one segment each and are
 //! compared whole, never by prefix.
 
-use crate::manifest::Kind;
+use crate::{given::ObjectKind, manifest::Kind};
 
 /// The only namespace there is; it is part of the documented ids.
 pub const NAMESPACE: &str = "default";
@@ -17,6 +17,10 @@ pub const NODES: &str = "/node/";
 pub const IDEMPOTENCY: &str = "/idempotency/";
 /// Prefix of tenants, which the v0 API keeps as opaque values.
 pub const TENANTS: &str = "/tenant/";
+/// Prefix of every config.
+pub const CONFIGS: &str = "/config/default/";
+/// Prefix of every secret.
+pub const SECRETS: &str = "/secret/default/";
 /// The cluster's own record.
 pub const CLUSTER: &str = "/cluster/self";
 
@@ -36,6 +40,21 @@ pub fn instance(kind: Kind, id: &str) -> String {
 #[must_use]
 pub fn node(name: &str) -> String {
     format!("{NODES}{name}")
+}
+
+/// The prefix of configs or of secrets.
+#[must_use]
+pub const fn objects(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Config => CONFIGS,
+        ObjectKind::Secret => SECRETS,
+    }
+}
+
+/// The store's key of a config or secret.
+#[must_use]
+pub fn object(kind: ObjectKind, name: &str) -> String {
+    format!("{}{name}", objects(kind))
 }
 
 /// The store's key of a remembered answer.

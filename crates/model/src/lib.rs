@@ -6,6 +6,7 @@
 
 pub mod api;
 mod clock;
+pub mod given;
 pub mod instance;
 pub mod key;
 pub mod lifecycle;

@@ -44,6 +44,8 @@ pub enum Reason {
     KindUnsupported,
     /// It asks for something that the operator of its node does not allow.
     NotAllowed,
+    /// A config or secret that it needs is not there, or lacks a key.
+    ObjectMissing,
     /// The user asked for its end.
     Deleted,
     /// The node could not remove all that belongs to it yet, and keeps trying.

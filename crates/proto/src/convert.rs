@@ -1,9 +1,10 @@
 //! Between the model's words and the wire.
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
 
 use model::{
     Kind, Revision, Status,
+    given::{Given, ObjectKind},
     lifecycle::{Desired, Report, Said},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -224,6 +225,23 @@ impl TryFrom<wire::ToNode> for ToNode {
     }
 }
 
+fn given_to_wire(given: &Given) -> wire::Given {
+    let objects = given.objects.iter().map(|((kind, name), contents)| wire::GivenObject {
+        secret: *kind == ObjectKind::Secret,
+        name: name.clone(),
+        contents: contents.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+    });
+    wire::Given { objects: objects.collect(), problem: given.problem.clone().unwrap_or_default() }
+}
+
+fn given_from_wire(wire: wire::Given) -> Given {
+    let objects = wire.objects.into_iter().map(|object| {
+        let kind = if object.secret { ObjectKind::Secret } else { ObjectKind::Config };
+        ((kind, object.name), object.contents.into_iter().collect())
+    });
+    Given { objects: objects.collect(), problem: some(wire.problem) }
+}
+
 impl From<Assignment> for wire::Assignment {
     fn from(assignment: Assignment) -> Self {
         Self {
@@ -233,6 +251,7 @@ impl From<Assignment> for wire::Assignment {
             spec_json: to_json(&assignment.spec),
             destroy: assignment.desired == Desired::Destroy,
             recorded: status_to_wire(assignment.recorded).into(),
+            given: assignment.given.as_deref().map(given_to_wire),
         }
     }
 }
@@ -248,6 +267,7 @@ impl TryFrom<wire::Assignment> for Assignment {
             spec: from_json("assignment.spec", &wire.spec_json)?,
             desired: if wire.destroy { Desired::Destroy } else { Desired::Run },
             recorded: status(wire.recorded)?,
+            given: wire.given.map(|given| Arc::new(given_from_wire(given))),
         })
     }
 }
@@ -346,6 +366,7 @@ impl From<Placed> for wire::Placed {
             node: placed.node.unwrap_or_default(),
             revision: placed.revision.0,
             unplaced: placed.unplaced.unwrap_or_default(),
+            given: placed.given.as_deref().map(given_to_wire),
         }
     }
 }
@@ -363,6 +384,7 @@ impl TryFrom<wire::Placed> for Placed {
             node: some(wire.node),
             revision: Revision(wire.revision),
             unplaced: some(wire.unplaced),
+            given: wire.given.map(|given| Arc::new(given_from_wire(given))),
         })
     }
 }

@@ -29,7 +29,7 @@ pub mod wire {
 pub use convert::DecodeError;
 
 /// Version of the contracts. A peer with another number is refused with both numbers named.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest message on any stream, after decompression. Larger sets are sent in parts.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

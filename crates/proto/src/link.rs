@@ -1,6 +1,8 @@
 //! What a controller and the scheduler say to each other.
 
-use model::{Kind, Node, NodeMetrics, Revision, Status, WorkloadSpec, node::NodeFacts};
+use std::sync::Arc;
+
+use model::{Kind, Node, NodeMetrics, Revision, Status, WorkloadSpec, given::Given, node::NodeFacts};
 
 use crate::{
     Epoch,
@@ -87,6 +89,8 @@ pub struct Placed {
     pub revision: Revision,
     /// Why it is recorded as not placed, if it is.
     pub unplaced: Option<String>,
+    /// Configs and secrets that it names, if it has a node and has not started.
+    pub given: Option<Arc<Given>>,
 }
 
 /// To a controller.

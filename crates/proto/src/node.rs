@@ -1,7 +1,10 @@
 //! What a riklet and the scheduler say to each other.
 
+use std::sync::Arc;
+
 use model::{
     Kind, NodeMetrics, Revision, Status, WorkloadSpec,
+    given::Given,
     lifecycle::{Desired, Report},
     node::NodeFacts,
 };
@@ -112,4 +115,6 @@ pub struct Assignment {
     pub desired: Desired,
     /// What the record said when this was sent.
     pub recorded: Status,
+    /// Configs and secrets that it names; None while they are not known here.
+    pub given: Option<Arc<Given>>,
 }

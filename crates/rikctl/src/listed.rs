@@ -5,9 +5,9 @@
 use jiff::Timestamp;
 use model::{
     Instance, PublishedPort, Reason, WorkloadRecord,
-    api::{Event, NodeView},
+    api::{Event, NodeView, ObjectView},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{age::since, noun::Noun};
@@ -165,6 +165,35 @@ impl Listed for NodeView {
             facts.kernel.clone(),
             facts.version.clone(),
         ]
+    }
+}
+
+/// A config, or a secret without its values.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Object<const SECRET: bool>(pub(crate) ObjectView);
+
+impl<const SECRET: bool> Listed for Object<SECRET> {
+    const NOUN: Noun = if SECRET { Noun::Secret } else { Noun::Config };
+    const COLUMNS: &'static [&'static str] = &["NAME", "KEYS", "BYTES", "AGE"];
+    const MORE: &'static [&'static str] = &["KEY NAMES"];
+
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn long_id(&self) -> &str {
+        &self.0.name
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<String> {
+        let size = self.0.keys.values().sum::<u64>();
+        let count = self.0.keys.len().to_string();
+        vec![self.0.name.clone(), count, size.to_string(), since(now, self.0.created_at)]
+    }
+
+    fn more(&self, _now: Timestamp) -> Vec<String> {
+        vec![self.0.keys.keys().cloned().collect::<Vec<_>>().join(",")]
     }
 }
 

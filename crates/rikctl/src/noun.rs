@@ -15,10 +15,13 @@ pub(crate) enum Noun {
     Instance,
     Node,
     Event,
+    Config,
+    Secret,
 }
 
 impl Noun {
-    const ALL: [Self; 4] = [Self::Workload, Self::Instance, Self::Node, Self::Event];
+    const ALL: [Self; 6] =
+        [Self::Workload, Self::Instance, Self::Node, Self::Event, Self::Config, Self::Secret];
 
     /// One of them; also its name in a watch.
     pub(crate) const fn singular(self) -> &'static str {
@@ -27,6 +30,8 @@ impl Noun {
             Self::Instance => "instance",
             Self::Node => "node",
             Self::Event => "event",
+            Self::Config => "config",
+            Self::Secret => "secret",
         }
     }
 
@@ -37,6 +42,8 @@ impl Noun {
             Self::Instance => "instances",
             Self::Node => "nodes",
             Self::Event => "events",
+            Self::Config => "configs",
+            Self::Secret => "secrets",
         }
     }
 
@@ -46,6 +53,8 @@ impl Noun {
             Self::Instance => "inst",
             Self::Node => "no",
             Self::Event => "ev",
+            Self::Config => "cfg",
+            Self::Secret => "sec",
         }
     }
 
@@ -93,7 +102,8 @@ pub(crate) struct SubjectParser(pub(crate) &'static [Noun]);
 /// Nouns that can be listed.
 pub(crate) const LISTED: SubjectParser = SubjectParser(&Noun::ALL);
 /// Nouns that stand for objects.
-pub(crate) const OBJECTS: SubjectParser = SubjectParser(&[Noun::Workload, Noun::Instance, Noun::Node]);
+pub(crate) const OBJECTS: SubjectParser =
+    SubjectParser(&[Noun::Workload, Noun::Instance, Noun::Node, Noun::Config, Noun::Secret]);
 /// Instances alone.
 pub(crate) const INSTANCES: SubjectParser = SubjectParser(&[Noun::Instance]);
 

@@ -102,7 +102,11 @@ pub(crate) fn ended<T: Listed>(text: String, format: Format) -> String {
 pub(crate) fn short_id<T: Listed>(object: &T) -> &str {
     match T::NOUN {
         crate::noun::Noun::Workload => object.long_id(),
-        crate::noun::Noun::Instance | crate::noun::Noun::Node | crate::noun::Noun::Event => object.name(),
+        crate::noun::Noun::Instance
+        | crate::noun::Noun::Node
+        | crate::noun::Noun::Event
+        | crate::noun::Noun::Config
+        | crate::noun::Noun::Secret => object.name(),
     }
 }
 

@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use model::{
     Clock, Reason, Status,
+    given::{self, Given},
     lifecycle::{Desired, Facts, History, Observed, Said, Step, containers, next_step},
 };
 use runtime::{InstanceSpec, Runtime, RuntimeError};
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub history: History,
     /// Whether the cluster knows of it; otherwise it goes without a word.
     pub assigned: bool,
+    /// Configs and secrets that it names; None while they have not come.
+    pub given: Option<Arc<Given>>,
 }
 
 /// What a task works with.
@@ -122,7 +125,14 @@ impl Task {
             Step::Prepare | Step::Start(_) | Step::Forgotten if orders.desired.is_none() && !begun => {
                 Outcome::WaitForOrders
             }
-            Step::Prepare => self.prepare(wanted).await,
+            // Begun without what it names, it could only fail.
+            Step::Prepare if orders.given.is_none() && !given::named(&self.spec.spec).is_empty() => {
+                Outcome::WaitForOrders
+            }
+            Step::Prepare => {
+                self.spec.given = orders.given.clone().unwrap_or_default();
+                self.prepare(wanted).await
+            }
             Step::Start(which) => self.start(&which, begun).await,
             Step::Watch(until) => self.watch(observed, until, wanted).await,
             Step::Release => self.release(observed).await,

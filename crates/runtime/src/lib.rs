@@ -17,11 +17,12 @@
 pub mod fake;
 pub mod pod;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use model::{
     Kind, WorkloadSpec,
+    given::Given,
     lifecycle::{Facts, Observed},
     manifest::health::Action,
 };
@@ -39,6 +40,9 @@ pub struct InstanceSpec {
     pub kind: Kind,
     /// What it consists of.
     pub spec: WorkloadSpec,
+    /// Configs and secrets that it names. Known only while it is prepared: never on a disk.
+    #[serde(skip)]
+    pub given: Arc<Given>,
 }
 
 /// How far a preparation is: for the message of an instance that is being created.

@@ -276,6 +276,7 @@ impl World {
             clock: clock(),
             ids: Ids::seeded(self.random.u64(..)),
             subnets: SubnetPlan::default(),
+            sealer: controller::sealing::Sealer::in_memory(),
         };
         let (announce, schedulers) = (self.cluster.clone(), self.scheduler.subscribe());
         let (fate, history) = (self.fate.clone(), self.history.clone());
@@ -333,6 +334,7 @@ fn parts_again(parts: &Parts) -> Parts {
         clock: parts.clock.clone(),
         ids: parts.ids.clone(),
         subnets: parts.subnets,
+        sealer: parts.sealer.clone(),
     }
 }
 

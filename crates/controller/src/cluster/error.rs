@@ -1,8 +1,10 @@
 //! What the cluster refuses, and why.
 
-use model::{Revision, manifest::read::ManifestError};
+use model::{Revision, given::ObjectKind, manifest::read::ManifestError};
 use proto::relay::RelayFailure;
 use store::{CommitError, StoreError, WatchError};
+
+use crate::sealing::SealError;
 
 /// A request that was not carried out. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,17 @@ pub enum ClusterError {
         /// Id that was asked for.
         id: String,
     },
+    /// There is no such config or secret.
+    #[error("there is no {kind} {name:?}")]
+    ObjectNotFound {
+        /// Config or secret.
+        kind: ObjectKind,
+        /// Name that was asked for.
+        name: String,
+    },
+    /// Secrets cannot be sealed or opened.
+    #[error("seal or open a secret")]
+    Seal(#[source] SealError),
     /// The name is in use.
     #[error("{kind} {name:?} exists already")]
     NameTaken {

@@ -12,6 +12,7 @@ mod idempotency;
 mod ids;
 mod instances;
 mod nodes;
+mod objects;
 mod observed;
 mod tenants;
 mod workloads;
@@ -45,7 +46,10 @@ pub use instances::{Deletion, InstanceFilter};
 pub(crate) use nodes::Admission;
 pub use nodes::{SubnetPlan, SubnetPlanError};
 
-use crate::mirror::{Mirror, MirrorError};
+use crate::{
+    mirror::{Mirror, MirrorError},
+    sealing::Sealer,
+};
 
 /// How often a request is decided anew when others keep changing the object. Each round waits for the newer state,
 /// so more than a few mean that something writes in a circle.
@@ -61,6 +65,7 @@ struct Inner {
     clock: Clock,
     ids: Ids,
     subnets: SubnetPlan,
+    sealer: Sealer,
     identity: Identity,
     /// What is known only while this controller runs.
     live: Mutex<Live>,
@@ -112,6 +117,8 @@ pub struct Parts {
     pub ids: Ids,
     /// Addresses of the nodes' instances.
     pub subnets: SubnetPlan,
+    /// What seals secrets.
+    pub sealer: Sealer,
 }
 
 /// The cluster could not be opened.
@@ -135,9 +142,9 @@ impl Cluster {
     pub async fn open(parts: Parts) -> Result<Self, OpenError> {
         let identity = take_over(&parts).await.map_err(OpenError::Identity)?;
         let mirror = Mirror::fill(&*parts.store).await.map_err(OpenError::Mirror)?;
-        let Parts { store, clock, ids, subnets } = parts;
+        let Parts { store, clock, ids, subnets, sealer } = parts;
         let live = Mutex::default();
-        Ok(Self(Arc::new(Inner { store, mirror, clock, ids, subnets, identity, live })))
+        Ok(Self(Arc::new(Inner { store, mirror, clock, ids, subnets, sealer, identity, live })))
     }
 
     /// Keeps the mirror up to date and finishes what an earlier controller left half done. Ends only with an error.

@@ -12,6 +12,7 @@
 //! | `request-invalid` | 400 | the request is readable and makes no sense |
 //! | `origin-not-allowed` | 403 | a web page of another origin may not change anything |
 //! | `workload-not-found`, `instance-not-found`, `node-not-found`, `container-not-found`, `tenant-not-found` | 404 | there is no such object |
+//! | `config-not-found`, `secret-not-found` | 404 | there is no such config or secret |
 //! | `no-log` | 404 | the node has no log of the container: nothing of it was started, or it is gone |
 //! | `route-not-found` | 404 | the API has no such path |
 //! | `method-not-allowed` | 405 | the path exists, but not for this method |
@@ -33,6 +34,7 @@
 //! | `too-many` | 429 | a bound was reached; try again later |
 //! | `headers-too-large` | 431 | too many header fields, or too large |
 //! | `internal` | 500 | a defect of the controller |
+//! | `seal-failed` | 500 | secrets cannot be sealed or opened: their key file is lost or unfit |
 //! | `store-failed` | 500 | the store could not be read or written |
 //! | `port-unreachable` | 502 | nothing answers on the port of the instance |
 //! | `node-failed` | 502 | the node could not do what was asked |
@@ -45,7 +47,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use model::{api::Problem, manifest::read::Fault};
+use model::{api::Problem, given::ObjectKind, manifest::read::Fault};
 
 use crate::cluster::ClusterError;
 
@@ -93,6 +95,8 @@ codes! {
     InstanceNotFound, "instance-not-found", NOT_FOUND, "There is no such instance";
     NodeNotFound, "node-not-found", NOT_FOUND, "There is no such node";
     ContainerNotFound, "container-not-found", NOT_FOUND, "There is no such container";
+    ConfigNotFound, "config-not-found", NOT_FOUND, "There is no such config";
+    SecretNotFound, "secret-not-found", NOT_FOUND, "There is no such secret";
     NoLog, "no-log", NOT_FOUND, "There is no log";
     TenantNotFound, "tenant-not-found", NOT_FOUND, "There is no such tenant";
     RouteNotFound, "route-not-found", NOT_FOUND, "There is no such path";
@@ -116,6 +120,7 @@ codes! {
     TooMany, "too-many", TOO_MANY_REQUESTS, "A bound was reached";
     HeadersTooLarge, "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large";
     Internal, "internal", INTERNAL_SERVER_ERROR, "The controller has a defect";
+    SealFailed, "seal-failed", INTERNAL_SERVER_ERROR, "Secrets cannot be sealed or opened";
     StoreFailed, "store-failed", INTERNAL_SERVER_ERROR, "The store failed";
     NodeFailed, "node-failed", BAD_GATEWAY, "The node could not do it";
     Overloaded, "overloaded", SERVICE_UNAVAILABLE, "Too many requests at once";
@@ -219,6 +224,13 @@ fn classify(error: &ClusterError) -> (Code, Option<&'static str>) {
         ClusterError::WorkloadNotFound { .. } => (Code::WorkloadNotFound, Some("rikctl get workloads")),
         ClusterError::InstanceNotFound { .. } => (Code::InstanceNotFound, Some("rikctl get instances")),
         ClusterError::NodeNotFound { .. } => (Code::NodeNotFound, Some("rikctl get nodes")),
+        ClusterError::ObjectNotFound { kind: ObjectKind::Config, .. } => {
+            (Code::ConfigNotFound, Some("rikctl get configs"))
+        }
+        ClusterError::ObjectNotFound { kind: ObjectKind::Secret, .. } => {
+            (Code::SecretNotFound, Some("rikctl get secrets"))
+        }
+        ClusterError::Seal(_) => (Code::SealFailed, None),
         ClusterError::TenantNotFound { .. } => (Code::TenantNotFound, None),
         ClusterError::NameTaken { .. } => {
             (Code::NameTaken, Some("choose another name, or delete the one that has it"))

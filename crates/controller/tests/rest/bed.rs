@@ -97,6 +97,7 @@ impl Bed {
             clock,
             ids: Ids::seeded(7),
             subnets: SubnetPlan::default(),
+            sealer: controller::sealing::Sealer::in_memory(),
         };
         let cluster = Cluster::open(parts).await.unwrap();
         let followed = cluster.clone();
@@ -229,6 +230,21 @@ impl<'a> Scheduler<'a> {
         let plan = Decisions { plan: 1, bindings: vec![binding], unplaced: Vec::new() };
         self.tell(ToController::Plan(plan), |cluster| cluster.instance(id).unwrap().object.node.is_some())
             .await;
+    }
+
+    /// What the controller says that an instance is given.
+    pub(crate) async fn given(&mut self, id: &str) -> Arc<model::given::Given> {
+        soon(async {
+            loop {
+                let message = self.receive.recv().await.expect("the link goes on");
+                let FromController::Changes { instances, .. } = message else { continue };
+                let own = instances.into_iter().filter(|placed| placed.id == id);
+                if let Some(given) = own.filter_map(|placed| placed.given).next() {
+                    break given;
+                }
+            }
+        })
+        .await
     }
 
     /// Reports an instance as running.

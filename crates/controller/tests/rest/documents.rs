@@ -44,6 +44,11 @@ async fn the_document_lists_every_route() {
     GET /api/v0/workloads.instances/{id} v0_list_workload_instances 200,204,default
     GET /api/v0/workloads.list v0_list_workloads 200,default
     GET /api/v1/cluster get_cluster 200,default
+    GET /api/v1/configs list_configs 200,default
+    POST /api/v1/configs create_config 201,default
+    GET /api/v1/configs/{name} get_config 200,default
+    PUT /api/v1/configs/{name} replace_config 200,201,default
+    DELETE /api/v1/configs/{name} delete_config 204,default
     GET /api/v1/docs get_docs 200,default
     GET /api/v1/docs.css get_docs_style 200,default
     GET /api/v1/events list_events 200,default
@@ -62,6 +67,11 @@ async fn the_document_lists_every_route() {
     POST /api/v1/nodes/{name}/images load_image 200,default
     GET /api/v1/openapi.json get_openapi 200,default
     GET /api/v1/schema/workload-v1.json get_schema 200,default
+    GET /api/v1/secrets list_secrets 200,default
+    POST /api/v1/secrets create_secret 201,default
+    GET /api/v1/secrets/{name} get_secret 200,default
+    PUT /api/v1/secrets/{name} replace_secret 200,201,default
+    DELETE /api/v1/secrets/{name} delete_secret 204,default
     GET /api/v1/watch watch 200,default
     GET /api/v1/workloads list_workloads 200,default
     POST /api/v1/workloads create_workload 201,default

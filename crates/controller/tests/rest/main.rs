@@ -9,6 +9,7 @@ mod bed;
 mod documents;
 mod hostile;
 mod nodes;
+mod objects;
 mod overload;
 mod v0;
 mod v0_regressions;

@@ -7,6 +7,7 @@
 //! *Guarantee*: a [`Workload`] that came out of [`read`] obeys every rule of the schema and of [`rules`].
 
 pub mod check;
+pub mod given;
 pub mod health;
 pub mod names;
 pub mod read;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{
+    given::{EnvFrom, EnvSource},
     health::{Lifecycle, Probe, RestartBackoff, RestartPolicy},
     security::{PodSecurityContext, SecurityContext},
     volume::{Volume, VolumeMount},
@@ -160,6 +162,10 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1000)]
     pub env: Vec<EnvVar>,
+    /// Whole configs and secrets as environment; `env` goes before them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    pub env_from: Vec<EnvFrom>,
     /// Ports to publish on the node: one object or a list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
@@ -204,7 +210,8 @@ impl ContainerSpec {
 }
 
 /// One environment variable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct EnvVar {
     /// Its name: anything without `=` and NUL.
     #[schema(format = "env-name", min_length = 1, max_length = 256)]
@@ -213,6 +220,9 @@ pub struct EnvVar {
     #[schema(format = "argument", max_length = 131072)]
     #[serde(default)]
     pub value: String,
+    /// Where its value comes from, instead of `value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<EnvSource>,
 }
 
 /// A port published on the node.

@@ -14,6 +14,9 @@ pub fn rule(format: &str) -> Option<Rule> {
     Some(match format {
         "name" => name,
         "image" => image,
+        "object-name" => object_name,
+        "data-key" => data_key,
+        "relative-path" => relative_path,
         "env-name" => env_name,
         "argument" => argument,
         "absolute-path" => absolute_path,
@@ -48,6 +51,48 @@ pub fn name(text: &str) -> Result<(), String> {
             "a name has 1 to {MAX_NAME} lower-case letters, digits, '-', '.', '_' or ':', and starts and ends with a letter or digit"
         ))
     }
+}
+
+/// A name of a config or secret: one label of a host name.
+///
+/// # Errors
+/// The sentence says what is allowed.
+pub fn object_name(text: &str) -> Result<(), String> {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let whole = (1..=MAX_NAME).contains(&bytes.len())
+        && bytes.iter().all(|byte| edge(byte) || *byte == b'-')
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge);
+    if whole {
+        return Ok(());
+    }
+    Err(format!(
+        "a name of a config or secret has 1 to {MAX_NAME} lower-case letters, digits or '-', and starts and ends with a letter or digit"
+    ))
+}
+
+/// Longest key of a config or secret.
+pub const MAX_KEY: usize = 253;
+
+/// A key of a config or secret: it can be the name of a file.
+///
+/// # Errors
+/// The sentence says what is allowed.
+pub fn data_key(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(plain) && !matches!(text, "." | "..") {
+        return Ok(());
+    }
+    Err(format!("a key has 1 to {MAX_KEY} letters, digits, '-', '.' or '_', and is not . or .."))
+}
+
+/// A path below a volume.
+fn relative_path(text: &str) -> Result<(), String> {
+    if text.split('/').all(|part| !matches!(part, "" | "." | "..")) && !text.contains('\0') {
+        return Ok(());
+    }
+    Err("a path below a volume does not begin with '/' and has no '.', '..' and no NUL in it".to_owned())
 }
 
 /// The outer form of an image reference; the node reads it in full.

@@ -202,7 +202,7 @@ mod tests {
         line 5: spec.volumes[0].emptyDir.sizeLimit: needs medium: Memory; the size of a directory on disk is not limited
         line 6: spec.volumes[1].hostPath.path: found "/a/../b"; a path starts with '/' and has no '..'
         line 6: spec.volumes[1].name: "v" is taken by another volume of this pod
-        line 7: spec.volumes[2]: needs exactly one of emptyDir and hostPath
+        line 7: spec.volumes[2]: needs exactly one of emptyDir, hostPath, config and secret
         line 11: spec.containers[0].volumeMounts[0].name: "x" is no volume of this pod
         line 11: spec.containers[0].volumeMounts[0].mountPath: cannot be below /proc, /sys or /dev, but for /dev/shm
         line 11: spec.containers[0].volumeMounts[2].mountPath: is the place of another volume already

@@ -21,13 +21,16 @@ API refuse unknown fields; the v0 API passes over them. The same as a JSON Schem
 ";
 
 /// The formats of strings that are explained, each with a text that breaks its rule: the refusal is the explanation.
-const FORMATS: [(&str, &str); 7] = [
+const FORMATS: [(&str, &str); 10] = [
     ("absolute-path", ""),
     ("argument", "\0"),
+    ("data-key", ""),
     ("env-name", "="),
     ("image", "//"),
     ("ipv4", ""),
     ("name", ""),
+    ("object-name", ""),
+    ("relative-path", ""),
     ("url", ""),
 ];
 

@@ -62,6 +62,7 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
         }
         check_resources(container.resources.as_ref(), &format!("{path}.resources"), &mut fault);
         check_security(container, &path, &mut fault);
+        check_environment(container, &path, &mut fault);
         check_mounts(container, &workload.spec.volumes, &path, &mut fault);
         check_health(container, list == "initContainers", &path, &mut fault);
     }
@@ -108,6 +109,26 @@ fn check_security(container: &ContainerSpec, path: &str, fault: &mut impl FnMut(
     }
 }
 
+fn check_environment(container: &ContainerSpec, path: &str, fault: &mut impl FnMut(String, String)) {
+    for (index, variable) in container.env.iter().enumerate() {
+        let Some(source) = &variable.value_from else { continue };
+        let path = format!("{path}.env[{index}]");
+        if !variable.value.is_empty() {
+            fault(format!("{path}.valueFrom"), "stands instead of value, not beside it".to_owned());
+        }
+        if source.config_key_ref.is_some() == source.secret_key_ref.is_some() {
+            let message = "needs exactly one of configKeyRef and secretKeyRef";
+            fault(format!("{path}.valueFrom"), message.to_owned());
+        }
+    }
+    for (index, from) in container.env_from.iter().enumerate() {
+        if from.config_ref.is_some() == from.secret_ref.is_some() {
+            let message = "needs exactly one of configRef and secretRef";
+            fault(format!("{path}.envFrom[{index}]"), message.to_owned());
+        }
+    }
+}
+
 fn check_volumes(volumes: &[Volume], fault: &mut impl FnMut(String, String)) {
     let mut names = BTreeSet::new();
     for (index, volume) in volumes.iter().enumerate() {
@@ -118,15 +139,20 @@ fn check_volumes(volumes: &[Volume], fault: &mut impl FnMut(String, String)) {
                 format!("{:?} is taken by another volume of this pod", volume.name),
             );
         }
-        match (&volume.empty_dir, &volume.host_path) {
-            (Some(EmptyDir { medium: None, size_limit: Some(_) }), None) => fault(
+        if let Some(EmptyDir { medium: None, size_limit: Some(_) }) = &volume.empty_dir {
+            fault(
                 format!("{path}.emptyDir.sizeLimit"),
                 "needs medium: Memory; the size of a directory on disk is not limited".to_owned(),
-            ),
-            (Some(_), None) | (None, Some(_)) => {}
-            (None, None) | (Some(_), Some(_)) => {
-                fault(path, "needs exactly one of emptyDir and hostPath".to_owned());
-            }
+            );
+        }
+        let sorts = [
+            volume.empty_dir.is_some(),
+            volume.host_path.is_some(),
+            volume.config.is_some(),
+            volume.secret.is_some(),
+        ];
+        if sorts.into_iter().filter(|is| *is).count() != 1 {
+            fault(path, "needs exactly one of emptyDir, hostPath, config and secret".to_owned());
         }
     }
 }

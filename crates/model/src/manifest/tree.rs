@@ -275,7 +275,13 @@ impl<'de, T: Node> de::Visitor<'de> for Visitor<T> {
 }
 
 /// Other spellings that are accepted, with the field that they mean. Both spellings at once are a repeated key.
-pub const ALIASES: [(&str, &str); 2] = [("network", "ports"), ("target_port", "targetPort")];
+pub const ALIASES: [(&str, &str); 5] = [
+    ("network", "ports"),
+    ("target_port", "targetPort"),
+    ("configMap", "config"),
+    ("configMapRef", "configRef"),
+    ("configMapKeyRef", "configKeyRef"),
+];
 
 /// Brings the accepted spellings to one: aliases become the field's name, a single `ports` object becomes a list.
 ///
@@ -300,7 +306,11 @@ fn canonicalize(tree: &mut Tree) {
     };
     for (key, value) in entries {
         // Below these the user's own keys begin: they are data.
-        if matches!(key.as_str(), "labels" | "nodeSelector" | "env") {
+        if matches!(key.as_str(), "labels" | "nodeSelector") {
+            continue;
+        }
+        if key == "env" {
+            sources(value).for_each(canonicalize);
             continue;
         }
         if let Some((_, name)) = ALIASES.iter().find(|(alias, _)| alias == key) {
@@ -313,6 +323,19 @@ fn canonicalize(tree: &mut Tree) {
         }
         canonicalize(value);
     }
+}
+
+/// Where the values of variables come from: the only part of `env` whose keys are ours.
+fn sources(env: &mut Tree) -> impl Iterator<Item = &mut Tree> {
+    let items = match &mut env.value {
+        Branch::List(items) => items.as_mut_slice(),
+        Branch::Null | Branch::Bool(_) | Branch::Number(_) | Branch::Text(_) | Branch::Map(_) => &mut [],
+    };
+    let entries = items.iter_mut().filter_map(|item| match &mut item.value {
+        Branch::Map(entries) => Some(entries),
+        Branch::Null | Branch::Bool(_) | Branch::Number(_) | Branch::Text(_) | Branch::List(_) => None,
+    });
+    entries.flatten().filter(|(key, _)| key == "valueFrom").map(|(_, value)| value)
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::given::ObjectVolume;
 use crate::quantity::Memory;
 
 /// Most volumes of one pod, and most mounts of one container.
 pub const MAX_VOLUMES: usize = 64;
 
-/// A directory for the containers of a pod. Exactly one of `emptyDir` and `hostPath` says what it is.
+/// A directory for the containers of a pod. Exactly one of the others says what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Volume {
@@ -21,6 +22,12 @@ pub struct Volume {
     /// A directory or file of the node, where the node's operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPath>,
+    /// A config as files; also written `configMap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ObjectVolume>,
+    /// A secret as files, in memory only, readable by the container's user alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<ObjectVolume>,
 }
 
 /// A directory that is empty at first.

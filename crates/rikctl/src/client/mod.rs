@@ -17,7 +17,7 @@ use std::{io::Read, sync::Arc, thread, time::Duration};
 
 use model::{
     Revision,
-    api::{ClusterView, CreateInstances, Created, Page, Problem},
+    api::{ClusterView, CreateInstances, Created, ObjectBody, Page, Problem},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -165,6 +165,13 @@ impl Client {
     /// Creates a workload.
     pub(crate) fn create_workload(&self, manifest: &Value) -> Result<Value, ClientError> {
         self.answer(&Call::new(Method::POST, "/workloads").keyed(), Some(manifest))
+    }
+
+    /// Creates a config or secret; `path` is that of their list.
+    pub(crate) fn create_object(&self, path: &str, body: &ObjectBody) -> Result<Value, ClientError> {
+        let call = Call::new(Method::POST, path).keyed();
+        let body = serde_json::to_value(body).map_err(|source| self.malformed(&call, source))?;
+        self.answer(&call, Some(&body))
     }
 
     /// Creates or changes a workload.

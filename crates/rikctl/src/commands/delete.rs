@@ -8,7 +8,7 @@ use crate::{
     client::{Client, with_query},
     exit::Exit,
     failure::{Failure, Report},
-    listed::{Listed, Shown},
+    listed::{Listed, Object, Shown},
     manifest_file::{self, Manifest},
     noun::{self, Noun, Subject},
     output::noun_name,
@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// What: workload (with its instances), instance or node.
+    /// What: workload (with its instances), instance, node, config or secret.
     #[arg(value_name = "NOUN", value_parser = noun::OBJECTS, required_unless_present = "files", conflicts_with = "files")]
     subject: Option<Subject>,
     /// Which: names, ids or unique beginnings.
@@ -70,6 +70,8 @@ pub(crate) fn run(
             awaited.push(instance.object.id.clone());
             delete(args, &client, &instance, terminal)
         }
+        Noun::Config => delete(args, &client, &resolve::object::<Object<false>>(&client, name)?, terminal),
+        Noun::Secret => delete(args, &client, &resolve::object::<Object<true>>(&client, name)?, terminal),
         Noun::Node | Noun::Event => {
             delete(args, &client, &resolve::object::<NodeView>(&client, name)?, terminal)
         }

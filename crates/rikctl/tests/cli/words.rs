@@ -63,7 +63,7 @@ fn a_command_line_that_makes_no_sense_is_exit_code_2() {
     exit 2
     stderr:
       error: invalid value 'instnces' for '<NOUN>'
-        [possible values: workloads, instances, nodes, events]
+        [possible values: workloads, instances, nodes, events, configs, secrets]
       
         tip: a similar value exists: 'instances'
       

@@ -1,5 +1,7 @@
 //! Obeying an assigned set: whole, or what has changed of it.
 
+use std::sync::Arc;
+
 use model::lifecycle::{Desired, History};
 use proto::node::{Assigned, Assignment};
 use runtime::InstanceSpec;
@@ -56,12 +58,17 @@ impl Agent {
     }
 
     fn take_up(&mut self, assignment: Assignment) {
-        let Assignment { id, uid, kind, spec, desired, recorded } = assignment;
-        let wanted = Wanted { desired: Some(desired), history: History::from(recorded), assigned: true };
+        let Assignment { id, uid, kind, spec, desired, recorded, given } = assignment;
+        let mut wanted =
+            Wanted { desired: Some(desired), history: History::from(recorded), assigned: true, given };
         match self.tasks.get(&uid) {
             // The end is final: what was once to be destroyed is not run again, whatever arrives late.
             Some(task) => {
                 task.wanted.send_if_modified(|old| {
+                    // It is said once, before the start; later words of the same instance leave it out.
+                    if wanted.given.is_none() {
+                        wanted.given.clone_from(&old.given);
+                    }
                     let final_word = old.desired == Some(Desired::Destroy) && desired == Desired::Run;
                     let news = *old != wanted && !final_word;
                     if news {
@@ -70,7 +77,7 @@ impl Agent {
                     news
                 });
             }
-            None => self.begin(InstanceSpec { id, uid, kind, spec }, wanted),
+            None => self.begin(InstanceSpec { id, uid, kind, spec, given: Arc::default() }, wanted),
         }
     }
 
@@ -78,7 +85,12 @@ impl Agent {
     fn give_up(&mut self, uid: &str) {
         if let Some(task) = self.tasks.get(uid) {
             tracing::debug!(instance.id = task.id, "instance is not assigned any more");
-            let gone = Wanted { desired: Some(Desired::Destroy), history: History::Over, assigned: false };
+            let gone = Wanted {
+                desired: Some(Desired::Destroy),
+                history: History::Over,
+                assigned: false,
+                given: None,
+            };
             task.wanted.send_replace(gone);
         }
     }

@@ -144,7 +144,7 @@ impl Agent {
         self.runtime = Some(runtime.clone());
         for spec in found {
             let history = model::lifecycle::History::Begun;
-            self.begin(spec, Wanted { desired: None, history, assigned: true });
+            self.begin(spec, Wanted { desired: None, history, assigned: true, given: None });
         }
         // Ends with the agent.
         self.healing = Some(tokio::spawn(async move {

@@ -24,6 +24,7 @@ pub mod etc;
 pub mod exec;
 mod fault;
 pub mod files;
+mod given;
 pub mod limits;
 pub mod link;
 mod news;

@@ -7,19 +7,13 @@
 //! ```
 //! *Guarantee*: safe to repeat from wherever an earlier attempt stopped, in this process or another.
 
-use std::{
-    fs::DirBuilder,
-    io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    task::Poll,
-};
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, task::Poll};
 
 use futures::future::try_join_all;
 use images::{Image, ImageConfig, Reference};
 use model::{
-    ContainerSpec, Reason,
+    ContainerSpec, Reason, WorkloadSpec,
+    given::has_foreign_variables,
     lifecycle::Facts,
     manifest::security::{Security, USUAL},
 };
@@ -29,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     PodRuntime, Shared, blocking, etc, fault,
     files::write_whole,
+    given,
     limits::Limits,
     record::{Found, PodPlace, Record, Stage},
     rootfs::{ContainerUser, RootfsError, ensure_working_dir, resolve_user},
@@ -91,14 +86,15 @@ impl PodRuntime {
     }
 
     async fn prepare_volumes(&self, place: &PodPlace, spec: &InstanceSpec) -> Result<(), RuntimeError> {
-        if spec.spec.volumes.is_empty() {
+        if spec.spec.volumes.is_empty() && model::given::named(&spec.spec).is_empty() {
             return Ok(());
         }
-        let (place, own, allowed) = (place.clone(), spec.spec.clone(), self.shared.host_paths.clone());
+        let (place, own, allowed) = (place.clone(), spec.clone(), self.shared.host_paths.clone());
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
             let _at_work = at_work;
-            volumes::make(&place, &own, &allowed)
+            volumes::make(&place, &own.spec, &allowed)?;
+            given::keep(&place, &own.spec, &own.given)
         };
         blocking(work).await.map_err(fault::files)?
     }
@@ -166,10 +162,11 @@ impl PodRuntime {
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
             security: Security::of(&spec.spec, container),
-            volumes: volumes::mounts(place, &spec.spec, &container.volume_mounts),
+            volumes: volumes::mounts(place, &spec.spec, index, &container.volume_mounts),
             ..ContainerSetup::default()
         };
-        let (runtime, container, logs) = (self.clone(), container.clone(), place.logs().to_owned());
+        let (runtime, container) = (self.clone(), container.clone());
+        let own = (place.clone(), spec.spec.clone(), index);
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = async move {
             let _at_work = at_work;
@@ -181,7 +178,7 @@ impl PodRuntime {
             let shared = Arc::clone(&runtime.shared);
             let write = move || {
                 confine(&shared, &setup.security, &dir)?;
-                write_container(&container, &of_thread, setup, (&dir, &logs))
+                write_container(&container, &of_thread, setup, &own)
             };
             blocking(write).await.map_err(fault::files)??;
             Ok(image)
@@ -252,22 +249,30 @@ fn write_container(
     container: &ContainerSpec,
     image: &Image,
     mut setup: ContainerSetup,
-    (dir, logs): (&PathBuf, &Path),
+    (place, spec, index): &(PodPlace, WorkloadSpec, usize),
 ) -> Result<(), RuntimeError> {
     let config = &image.config;
     let unfit = |error| fault::rootfs(&container.name, error);
     setup.user = user_of(config, &setup).map_err(unfit)?;
     let folder = container.working_dir.as_deref().unwrap_or(&config.working_dir);
     setup.working_dir = ensure_working_dir(&setup.rootfs, folder).map_err(unfit)?;
-    let spec =
-        container_spec(container, config, &setup).map_err(|error| fault::spec(&container.name, error))?;
+    let (index, dir) = (*index, place.container(*index));
+    let given = given::load(place, spec).map_err(fault::files)?;
+    given::show(place, spec, (index, container), (&given, (setup.user.uid, setup.user.gid)))?;
+    let whole = given::with_values(container, &given)?;
+    let document =
+        container_spec(&whole, config, &setup).map_err(|error| fault::spec(&container.name, error))?;
     let stop_signal = match config.stop_signal.as_str() {
         "" => libc::SIGTERM,
         other => signal_number(other).unwrap_or(libc::SIGTERM),
     };
     let start = StartFile { owner: (setup.user.uid, setup.user.gid), stop_signal };
-    DirBuilder::new().recursive(true).mode(0o700).create(logs).map_err(fault::files)?;
-    write_whole(&dir.join(CONFIG_FILE), &spec).map_err(fault::files)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;
+    let mut path = dir.join(CONFIG_FILE);
+    if has_foreign_variables(container) {
+        path = given::in_memory(place, index, &path).map_err(fault::files)?;
+    }
+    write_whole(&path, &document).map_err(fault::files)?;
     write_whole(&dir.join(START_FILE), &start).map_err(fault::files)
 }
 

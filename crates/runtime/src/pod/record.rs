@@ -6,6 +6,7 @@
 //!                         etc/               hosts, hostname, resolv.conf
 //!                         oci/               libcontainer's own state
 //!                         v/<name>, m/<name> its volumes
+//!                         g/                 in memory: configs and secrets that it was given
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
 //!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
@@ -19,6 +20,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -256,6 +258,12 @@ impl PodPlace {
         self.dir.join("m")
     }
 
+    /// Directory, in memory, of the configs and secrets that it was given.
+    #[must_use]
+    pub fn given(&self) -> PathBuf {
+        self.dir.join("g")
+    }
+
     /// Directory of one container.
     #[must_use]
     pub fn container(&self, index: usize) -> PathBuf {
@@ -327,7 +335,13 @@ fn read_told<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
 /// What stands for an instance whose record cannot be understood: enough to remove it.
 #[must_use]
 pub fn nameless(uid: &str) -> InstanceSpec {
-    InstanceSpec { id: uid.to_owned(), uid: uid.to_owned(), kind: Kind::Pod, spec: WorkloadSpec::default() }
+    InstanceSpec {
+        id: uid.to_owned(),
+        uid: uid.to_owned(),
+        kind: Kind::Pod,
+        spec: WorkloadSpec::default(),
+        given: Arc::default(),
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! ```text
 //!  pods/<uid>/v/<name>   emptyDir on disk: a plain directory
 //!             m/<name>   emptyDir in memory, hostPath: a mount on an empty directory of ours
+//!             g/<index>/<name>   config, secret: a directory in memory for each container (`given`)
 //! ```
 //! A path of the node is opened once, below a directory that its operator allowed, without following a link out of it;
 //! what was opened is mounted, so nobody can put something else in its place afterwards. Containers are given our own
@@ -22,7 +23,7 @@ use std::{
 };
 
 use model::{
-    Reason, WorkloadSpec,
+    Reason, WorkloadSpec, given,
     manifest::volume::{EmptyDir, Volume, VolumeMount},
 };
 use rustix::{
@@ -35,7 +36,7 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use super::{fault, record::PodPlace};
+use super::{fault, given::directory, record::PodPlace};
 use crate::RuntimeError;
 
 /// Mounts on top of each other that a crash may have left at one place.
@@ -52,7 +53,7 @@ pub fn make(place: &PodPlace, spec: &WorkloadSpec, allowed: &[PathBuf]) -> Resul
             let opened = open_allowed(Path::new(&host.path), allowed).map_err(|why| refused(volume, &why))?;
             show(place, volume, &opened).map_err(|error| failed(volume, error))
         }
-        // What the manifest's rules let through is one of them.
+        // Configs and secrets are kept elsewhere (`given`).
         _ => Ok(()),
     })
 }
@@ -62,6 +63,7 @@ pub fn make(place: &PodPlace, spec: &WorkloadSpec, allowed: &[PathBuf]) -> Resul
 /// # Errors
 /// Something of it stays.
 pub fn clear(place: &PodPlace) -> io::Result<()> {
+    take_away(&place.given())?;
     for mounted in entries(&place.mounted_volumes())? {
         take_away(&mounted)?;
     }
@@ -81,17 +83,19 @@ pub fn clear(place: &PodPlace) -> io::Result<()> {
 
 /// The mounts of a container's volumes, in the words of the runtime specification: the outer ones first.
 #[must_use]
-pub fn mounts(place: &PodPlace, spec: &WorkloadSpec, wanted: &[VolumeMount]) -> Vec<Value> {
+pub fn mounts(place: &PodPlace, spec: &WorkloadSpec, index: usize, wanted: &[VolumeMount]) -> Vec<Value> {
     let mut wanted: Vec<&VolumeMount> = wanted.iter().collect();
     wanted.sort_by_key(|mount| mount.mount_path.matches('/').count());
     let each = wanted.into_iter().filter_map(|mount| {
         let volume = spec.volumes.iter().find(|volume| volume.name == mount.name)?;
         let mut options = vec!["bind", "rprivate", "nosuid", "nodev"];
-        if mount.read_only {
+        let given = given::of_volume(volume).is_some();
+        if mount.read_only || given {
             options.push("ro");
         }
+        let source = if given { directory(place, index, &volume.name) } else { source(place, volume) };
         Some(json!({
-            "destination": mount.mount_path, "type": "bind", "source": source(place, volume), "options": options,
+            "destination": mount.mount_path, "type": "bind", "source": source, "options": options,
         }))
     });
     each.collect()
@@ -192,7 +196,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn is_mount(path: &Path) -> io::Result<bool> {
+pub(super) fn is_mount(path: &Path) -> io::Result<bool> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))

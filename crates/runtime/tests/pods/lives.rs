@@ -73,7 +73,7 @@ fn container_sees_what_it_should_and_no_more() {
     "#;
     in_namespaces("lives::container_sees_what_it_should_and_no_more", |node| async move {
         let mut container = script("look", LOOK);
-        container.env = vec![EnvVar { name: "OWN".to_owned(), value: "v".to_owned() }];
+        container.env = vec![EnvVar { name: "OWN".to_owned(), value: "v".to_owned(), ..EnvVar::default() }];
         container.resources = limits(64 << 20, 40);
         let spec = pod(vec![container]);
         node.run(&spec).await;

@@ -142,8 +142,12 @@ impl Scheduler {
             let now_assigned = assignment(&placed);
             let node = placed.node.clone();
             let old = self.state.upsert(placed);
-            // A node is told what it has to do, not what it has itself reported.
-            let same = |old: &Placed| old.node == node && assignment(old).desired == now_assigned.desired;
+            // A node is told what it has to do and what it needs for that, not what it has itself reported.
+            let same = |old: &Placed| {
+                old.node == node
+                    && assignment(old).desired == now_assigned.desired
+                    && (now_assigned.given.is_none() || old.given == now_assigned.given)
+            };
             if let Some(node) = node.clone().filter(|_| !old.as_ref().is_some_and(same)) {
                 changed.entry(node).or_default().0.push(now_assigned);
             }
@@ -198,6 +202,7 @@ fn assignment(placed: &Placed) -> Assignment {
         spec: placed.spec.clone(),
         desired,
         recorded: placed.status,
+        given: placed.given.clone(),
     }
 }
 
@@ -206,7 +211,8 @@ fn parts(assignments: Vec<Assignment>) -> Vec<(Vec<Assignment>, Vec<String>)> {
     let mut parts = vec![(Vec::new(), Vec::new())];
     let mut bytes = 0;
     for assignment in assignments {
-        let size = assignment.spec.containers.iter().map(weight).sum::<usize>() + 512;
+        let given = assignment.given.as_ref().map_or(0, |given| given.bytes());
+        let size = assignment.spec.all_containers().map(weight).sum::<usize>() + given + 512;
         if bytes + size > PART_BYTES {
             parts.push((Vec::new(), Vec::new()));
             bytes = 0;

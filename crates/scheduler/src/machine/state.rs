@@ -79,9 +79,13 @@ impl Entry {
 
 impl State {
     /// Takes over what the controller says of an instance. Returns what it said before, if anything.
-    pub(crate) fn upsert(&mut self, placed: Placed) -> Option<Placed> {
+    pub(crate) fn upsert(&mut self, mut placed: Placed) -> Option<Placed> {
         let uid = placed.uid.clone();
         let old = self.detach(&uid);
+        // What it is given is said once; it is kept for its node until it has started, and no longer.
+        if placed.given.is_none() && matches!(placed.status, Status::Pending | Status::Creating) {
+            placed.given = old.as_ref().and_then(|old| old.placed.given.clone());
+        }
         let assumed = old.as_ref().and_then(|old| old.assumed.clone()).filter(|_| {
             // The plan still stands as long as the instance is what it was made from.
             placed.node.is_none() && old.as_ref().is_some_and(|old| old.placed.revision == placed.revision)

@@ -56,6 +56,7 @@ fn hello(name: &str) -> Hello {
 
 fn instance(id: &str, revision: u64, node: Option<&str>, status: Status) -> Placed {
     Placed {
+        given: None,
         id: id.to_owned(),
         uid: format!("uid-{id}"),
         kind: Kind::Pod,

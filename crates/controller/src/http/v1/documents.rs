@@ -78,6 +78,8 @@ fn pretty(value: &Value) -> Bytes {
         (name = "cluster", description = "The cluster as a whole."),
         (name = "workloads", description = "Definitions of what can be run. Defining one deploys nothing."),
         (name = "instances", description = "Single running copies of workloads."),
+        (name = "configs", description = "Values that instances are given as variables or files."),
+        (name = "secrets", description = "The same, for values that are never shown again."),
         (name = "nodes", description = "The machines that instances run on."),
         (name = "events", description = "What happened, and what happens."),
         (name = "documents", description = "What describes this API."),

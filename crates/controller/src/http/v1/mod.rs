@@ -12,6 +12,7 @@ mod images;
 mod instances;
 mod logs;
 mod nodes;
+mod objects;
 mod sessions;
 mod watch;
 mod workloads;
@@ -43,6 +44,10 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(sessions::connect_port))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::get_node, nodes::delete_node))
+        .routes(routes!(objects::list_configs, objects::create_config))
+        .routes(routes!(objects::get_config, objects::replace_config, objects::delete_config))
+        .routes(routes!(objects::list_secrets, objects::create_secret))
+        .routes(routes!(objects::get_secret, objects::replace_secret, objects::delete_secret))
         .routes(routes!(images::list_images, images::load_image))
         .routes(routes!(events::list_events))
         .routes(routes!(watch::watch))

@@ -17,7 +17,7 @@ use crate::{
     client::Client,
     escape,
     failure::{Failure, Report, counted},
-    listed::{Listed as _, Shown, bytes, ports},
+    listed::{Listed as _, Object, Shown, bytes, ports},
     noun::{self, Noun, Subject},
     output, resolve,
     table::{Headed, Table},
@@ -31,7 +31,7 @@ const MAX_INSTANCES: usize = 50;
 
 #[derive(Debug, Args)]
 pub(crate) struct DescribeArgs {
-    /// What: workload, instance or node.
+    /// What: workload, instance, node, config or secret.
     #[arg(value_name = "NOUN", value_parser = noun::OBJECTS)]
     subject: Subject,
     /// Which: names, ids or unique beginnings.
@@ -53,6 +53,8 @@ pub(crate) fn run(args: &DescribeArgs, client: &Client, terminal: &mut Terminal)
         let (sheet, hint) = match args.subject.noun {
             Noun::Workload => (workload(client, name)?, None),
             Noun::Instance => instance(client, name)?,
+            Noun::Config => (object::<false>(client, name)?, None),
+            Noun::Secret => (object::<true>(client, name)?, None),
             Noun::Node | Noun::Event => (node(client, name)?, None),
         };
         if !std::mem::take(&mut first) {
@@ -124,6 +126,21 @@ fn workload(client: &Client, name: &str) -> Result<Sheet, Failure> {
     let instances = resolve::every::<Instance>(client, &[("workload", &record.id)])?;
     list(&mut sheet, &instances, now);
     events(&mut sheet, &about(client, Noun::Workload, &manifest.name)?, now);
+    Ok(sheet)
+}
+
+/// A config with its values, a secret with the sizes of them.
+fn object<const SECRET: bool>(client: &Client, name: &str) -> Result<Sheet, Failure> {
+    let now = Timestamp::now();
+    let Object(view) = resolve::object::<Object<SECRET>>(client, name)?.object;
+    let mut sheet = Sheet::default();
+    sheet.field("Name", &view.name);
+    sheet.field("Created", &stamp(now, view.created_at));
+    sheet.section("Values");
+    for (key, size) in &view.keys {
+        let value = view.data.get(key).cloned();
+        sheet.field(key, &value.unwrap_or_else(|| format!("({})", bytes(*size))));
+    }
     Ok(sheet)
 }
 

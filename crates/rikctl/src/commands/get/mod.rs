@@ -10,8 +10,9 @@ use model::{
 
 use crate::{
     client::{Client, with_query},
-    failure::Failure,
-    listed::{Listed, Shown},
+    exit::Exit,
+    failure::{Failure, Report},
+    listed::{Listed, Object, Shown},
     noun::{self, Noun, Subject, bare},
     output::{Count, Format, OutputArgs},
     resolve,
@@ -23,7 +24,7 @@ const MAX_NOTES: usize = 20;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
-    /// What to list: workloads (wl), instances (inst), nodes (no) or events (ev).
+    /// What to list: workloads (wl), instances (inst), nodes (no) or events (ev), configs (cfg) or secrets (sec).
     #[arg(value_name = "NOUN", value_parser = noun::LISTED)]
     subject: Subject,
     /// Only these: names, ids or unique beginnings.
@@ -135,6 +136,8 @@ pub(crate) fn run(args: &GetArgs, client: &Client, terminal: &mut Terminal) -> R
         Noun::Instance => list::<Instance>(args, client, terminal),
         Noun::Node => list::<NodeView>(args, client, terminal),
         Noun::Event => events(args, client, terminal),
+        Noun::Config => objects::<false>(args, client, terminal),
+        Noun::Secret => objects::<true>(args, client, terminal),
     }
 }
 
@@ -162,6 +165,25 @@ fn list<T: Listed + watch::Watched>(
     args.list.output.print(&items, Count::List, terminal)?;
     notes(&items, &args.list.output, client, terminal);
     Ok(())
+}
+
+/// Configs or secrets. Their changes are told to nobody, so they cannot be followed.
+fn objects<const SECRET: bool>(
+    args: &GetArgs,
+    client: &Client,
+    terminal: &mut Terminal,
+) -> Result<(), Failure> {
+    let noun = args.subject.noun;
+    if args.list.watch {
+        let report = Report::new(format!("{} cannot be watched", noun.plural()));
+        return Err(report.hint(format!("rikctl get {}", noun.plural())).exit(Exit::Usage).into());
+    }
+    let names = args.subject.names(&args.names);
+    if !names.is_empty() {
+        return named::<Object<SECRET>>(args, &names, client, terminal);
+    }
+    let items = resolve::every::<Object<SECRET>>(client, &[])?;
+    args.list.output.print(&items, Count::List, terminal)
 }
 
 /// Those that were named: what is missing is told, and the others are printed all the same.

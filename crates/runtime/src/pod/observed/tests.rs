@@ -9,7 +9,13 @@ use crate::InstanceSpec;
 fn record(stage: Stage, names: &[&str]) -> Record {
     let container = |name: &&str| ContainerSpec { name: (*name).to_owned(), ..ContainerSpec::default() };
     let spec = WorkloadSpec { containers: names.iter().map(container).collect(), ..WorkloadSpec::default() };
-    let spec = InstanceSpec { id: "web".to_owned(), uid: "uid".to_owned(), kind: Kind::Pod, spec };
+    let spec = InstanceSpec {
+        id: "web".to_owned(),
+        uid: "uid".to_owned(),
+        kind: Kind::Pod,
+        spec,
+        given: Default::default(),
+    };
     let mut record = Record { stage, boot_id: "now".to_owned(), ..Record::new(spec, String::new()) };
     if stage >= Stage::Started {
         record.runs.iter_mut().for_each(|runs| runs.begun = 1);

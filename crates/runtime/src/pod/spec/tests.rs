@@ -63,7 +63,7 @@ fn environment_of_the_manifest_wins_over_the_image_and_that_over_defaults() {
     let mut image = image("", "");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     image.env = vec![pair("PATH", "/opt/bin"), pair("MODE", "image"), pair("", "x"), pair("A=B", "x")];
-    let env = vec![EnvVar { name: "MODE".to_owned(), value: "own".to_owned() }];
+    let env = vec![EnvVar { name: "MODE".to_owned(), value: "own".to_owned(), ..EnvVar::default() }];
     let container = ContainerSpec { env, ..ContainerSpec::default() };
     assert_eq!(
         environment(&container, &image, "web").unwrap(),
@@ -73,7 +73,7 @@ fn environment_of_the_manifest_wins_over_the_image_and_that_over_defaults() {
 
 #[test]
 fn environment_with_a_nul_is_refused() {
-    let env = vec![EnvVar { name: "A".to_owned(), value: "\0".to_owned() }];
+    let env = vec![EnvVar { name: "A".to_owned(), value: "\0".to_owned(), ..EnvVar::default() }];
     let container = ContainerSpec { env, ..ContainerSpec::default() };
     assert!(environment(&container, &image("", ""), "web").is_err());
 }

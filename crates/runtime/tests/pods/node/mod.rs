@@ -297,5 +297,11 @@ pub fn plain(name: &str) -> ContainerSpec {
 /// An instance of these containers.
 pub fn pod(containers: Vec<ContainerSpec>) -> InstanceSpec {
     let spec = WorkloadSpec { containers, termination_grace_period_seconds: 10, ..WorkloadSpec::default() };
-    InstanceSpec { id: "web-1".to_owned(), uid: Uuid::new_v4().to_string(), kind: Kind::Pod, spec }
+    InstanceSpec {
+        id: "web-1".to_owned(),
+        uid: Uuid::new_v4().to_string(),
+        kind: Kind::Pod,
+        spec,
+        given: Default::default(),
+    }
 }

@@ -2,9 +2,12 @@
 //!
 //! What is printed to stdout is documented to the letter, and scripts read it.
 
+mod object;
+
 use clap::{Args, Subcommand};
 use model::{WorkloadRecord, api::CreateInstances, manifest::MAX_REPLICAS};
 
+use self::object::CreateObjectArgs;
 use super::TimeoutArgs;
 use crate::{
     client::Client,
@@ -25,6 +28,12 @@ pub(crate) enum CreateCommand {
     /// Run instances of a workload.
     #[command(visible_alias = "instances", aliases = ["inst", "Instance", "Instances", "INSTANCE", "INSTANCES"])]
     Instance(CreateInstanceArgs),
+    /// Keep values that instances can be given as variables or files.
+    #[command(visible_alias = "configs")]
+    Config(CreateObjectArgs),
+    /// The same for values that are never shown again.
+    #[command(visible_alias = "secrets")]
+    Secret(CreateObjectArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +90,8 @@ pub(crate) fn run(
             })
         }
         CreateCommand::Instance(args) => instances(&args, &connect(terminal)?, terminal),
+        CreateCommand::Config(args) => object::create(Noun::Config, &args, connect, terminal),
+        CreateCommand::Secret(args) => object::create(Noun::Secret, &args, connect, terminal),
     }
 }
 
