@@ -115,7 +115,7 @@ impl Task {
         };
         match &mut observed {
             Observed::Running(facts) => self.probes.follow(&self.spec.spec, facts),
-            _ => self.probes.follow(&self.spec.spec, &mut Facts::default()),
+            _ => self.probes.end(),
         }
         let history = if self.verdict.is_some() { History::Over } else { orders.history };
         let desired = orders.desired.unwrap_or(Desired::Run);

@@ -80,6 +80,13 @@ impl Probes {
         self.verdicts.send_if_modified(|verdicts| verdicts.remove(&index).is_some());
     }
 
+    /// Asks nobody any more.
+    pub(crate) fn end(&mut self) {
+        while let Some(index) = self.tasks.keys().next().copied() {
+            self.forget(index);
+        }
+    }
+
     /// Waits until something new was found out. Safe to cancel.
     pub(crate) async fn changed(&mut self) {
         // The sender is ours, so this only ends with news.

@@ -115,6 +115,16 @@ impl Record {
     }
 }
 
+impl Record {
+    /// A record as this version has it: one of a version that began each container once has no runs.
+    fn whole(mut self) -> Self {
+        let begun = u32::from(self.stage >= Stage::Started);
+        let count = self.spec.spec.all_containers().count();
+        self.runs.resize(count, Runs { begun, ..Runs::default() });
+        self
+    }
+}
+
 /// What was found where a record should be.
 #[derive(Debug)]
 pub enum Found {
@@ -284,7 +294,7 @@ impl PodPlace {
     #[must_use]
     pub fn read(&self) -> Found {
         match read_whole(&self.record()) {
-            Ok(Some(record)) => Found::Record(Box::new(record)),
+            Ok(Some(record)) => Found::Record(Box::new(Record::whole(record))),
             Ok(None) if !self.dir.exists() => Found::Nothing,
             Ok(None) => {
                 Found::Torn { why: io::Error::new(io::ErrorKind::NotFound, "there is no record.json") }
@@ -377,6 +387,23 @@ mod tests {
         }
         fs::remove_file(place.record()).unwrap();
         assert!(matches!(place.read(), Found::Torn { .. }));
+    }
+
+    #[test]
+    fn container_that_an_earlier_version_began_is_not_begun_again() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Places::new(state.path().to_owned()).pod(UID).unwrap();
+        let mut spec = nameless(UID);
+        spec.spec.containers = vec![model::ContainerSpec::default()];
+        for (stage, begun) in [(Stage::Prepared, 0), (Stage::Started, 1)] {
+            let record = Record { stage, ..Record::new(spec.clone(), "boot".to_owned()) };
+            let mut old = serde_json::to_value(&record).unwrap();
+            old.as_object_mut().unwrap().remove("runs");
+            fs::create_dir_all(place.dir()).unwrap();
+            fs::write(place.record(), old.to_string()).unwrap();
+            let Found::Record(found) = place.read() else { panic!("no record") };
+            assert_eq!(found.runs.iter().map(|runs| runs.begun).collect::<Vec<_>>(), [begun]);
+        }
     }
 
     #[test]
