@@ -91,6 +91,40 @@ pub struct NodeMetrics {
     pub memory: Gauge,
     /// Disks, by mount point.
     pub disks: Vec<DiskGauge>,
+    /// What the instances on it use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodMetrics>,
+}
+
+/// What a pod uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodMetrics {
+    /// Id of the instance.
+    pub instance: String,
+    /// Its uid.
+    pub uid: String,
+    /// Bytes that it has received over the network.
+    pub received_bytes: u64,
+    /// Bytes that it has sent.
+    pub sent_bytes: u64,
+    /// Its containers that have been started.
+    pub containers: Vec<ContainerMetrics>,
+}
+
+/// What a container uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerMetrics {
+    /// Its name.
+    pub name: String,
+    /// Processor time that its present run has used, in microseconds.
+    pub cpu_micros: u64,
+    /// Thousandths of a core that it used since the measurement before; absent in the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<u64>,
+    /// Memory in bytes, without what the kernel holds of files and could give back at once.
+    pub memory_bytes: u64,
 }
 
 /// How much there is and how much of it is free.

@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Cp(commands::cp::CpArgs),
     /// Lead a port of this machine to a port of an instance.
     PortForward(commands::port_forward::PortForwardArgs),
+    /// Show what instances or nodes use.
+    Top(commands::top::TopArgs),
     /// Wait until instances have reached a state.
     Wait(commands::wait::WaitArgs),
     /// List images on nodes, or bring one there from a file.

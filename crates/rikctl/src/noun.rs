@@ -104,6 +104,8 @@ pub(crate) const LISTED: SubjectParser = SubjectParser(&Noun::ALL);
 /// Nouns that stand for objects.
 pub(crate) const OBJECTS: SubjectParser =
     SubjectParser(&[Noun::Workload, Noun::Instance, Noun::Node, Noun::Config, Noun::Secret]);
+/// What is measured.
+pub(crate) const MEASURED: SubjectParser = SubjectParser(&[Noun::Instance, Noun::Node]);
 /// Instances alone.
 pub(crate) const INSTANCES: SubjectParser = SubjectParser(&[Noun::Instance]);
 

@@ -107,6 +107,7 @@ impl Meter {
                 free: memory_field("MemAvailable:") as f64,
             },
             disks: disks(),
+            pods: Vec::new(),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod facts;
 pub mod identity;
 pub mod instance_task;
+pub mod meter;
 mod probes;
 pub mod reporter;
 pub mod start;

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use model::Clock;
+use model::{Clock, NodeMetrics};
 use runtime::{
     Runtime,
     pod::{Backend, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet, link::ShimCommand},
@@ -23,6 +23,7 @@ use crate::{
     dial,
     facts::{self, Meter},
     identity::IdentityFile,
+    meter::PodMeter,
     streams::Streams,
 };
 
@@ -72,13 +73,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         "the riklet starts"
     );
     let streams = Arc::new(Streams::new(config.name.clone()));
-    let mut meter = Meter::default();
+    let (mut meter, mut pod_meter) = (Meter::default(), PodMeter::default());
     let parts = Parts {
         name: config.name.clone(),
         facts,
         identity,
         open_runtime: opener(config.clone(), streams.clone()),
-        measure: Box::new(move || meter.measure()),
+        measure: {
+            let streams = streams.clone();
+            Box::new(move || {
+                let usage = streams.pods().map(|pods| pods.usage()).unwrap_or_default();
+                NodeMetrics { pods: pod_meter.measure(usage, Instant::now()), ..meter.measure() }
+            })
+        },
         clock: Clock::new(Timestamp::now),
     };
     let mut agent = Agent::open(parts).await.context("could not take up what runs here")?;

@@ -79,6 +79,7 @@ async fn the_document_lists_every_route() {
     GET /api/v1/workloads/{name} get_workload 200,default
     DELETE /api/v1/workloads/{name} delete_workload 204,default
     GET /health get_health 200,default
+    GET /metrics get_metrics 200,default
     ");
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod image;
 pub(crate) mod logs;
 pub(crate) mod port_forward;
 pub(crate) mod run;
+pub(crate) mod top;
 pub(crate) mod version;
 pub(crate) mod wait;
 

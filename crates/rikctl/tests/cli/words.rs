@@ -29,6 +29,7 @@ fn help_shows_the_verbs_and_the_exit_codes() {
         exec          Run a program in a container of an instance
         cp            Copy files and directories to and from containers
         port-forward  Lead a port of this machine to a port of an instance
+        top           Show what instances or nodes use
         wait          Wait until instances have reached a state
         image         List images on nodes, or bring one there from a file [alias: images]
         version       Print the versions of rikctl and of the controller

@@ -55,6 +55,12 @@ impl Streams {
         let _ = self.pods.set(pods);
     }
 
+    /// What there is to work on, once it is known.
+    #[must_use]
+    pub fn pods(&self) -> Option<&Arc<PodRuntime>> {
+        self.pods.get()
+    }
+
     /// Dials the stream with this id and serves it to its end.
     pub async fn answer(
         self: Arc<Self>,

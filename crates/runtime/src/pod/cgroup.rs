@@ -12,6 +12,7 @@
 //! (`switches`); mounts are never changed; removing a pod ends whatever still runs in it.
 //! *Assumption*: where v1 hierarchies exist they are used, as libcontainer does; a unified one beside them is left alone.
 
+mod counters;
 mod folders;
 
 use std::{

@@ -38,6 +38,7 @@ pub mod shim;
 pub mod spec;
 mod starting;
 mod switches;
+pub mod usage;
 mod views;
 mod volumes;
 

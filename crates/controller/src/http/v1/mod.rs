@@ -11,6 +11,7 @@ mod events;
 mod images;
 mod instances;
 mod logs;
+mod metrics;
 mod nodes;
 mod objects;
 mod sessions;
@@ -59,7 +60,10 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 
 /// The routes outside of both APIs.
 pub(crate) fn pages() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(documents::get_root)).routes(routes!(cluster::get_health))
+    OpenApiRouter::new()
+        .routes(routes!(documents::get_root))
+        .routes(routes!(cluster::get_health))
+        .routes(routes!(metrics::get_metrics))
 }
 
 /// One object with its `ETag`.
