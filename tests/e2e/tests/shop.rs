@@ -37,15 +37,15 @@ fn whole_pod_is_run_looked_into_and_explained() {
         wait_log(lab, "helper begins with a token of 6 bytes");
         wait_log(lab, "heard the server");
 
-        let inside = ["exec", "shop", "-c", "helper", "--", "/bin/busybox", "cat", "/work/state"];
+        let inside = ["exec", "shop", "-c", "helper", "--", "/bin/busybox", "cat", "/data/state"];
         assert_eq!(say(lab, &inside), "prepared\n");
         let page = Lab::root().join("page");
         let target = page.display().to_string();
-        say(lab, &["cp", "-c", "helper", "shop:/work/page", &target]);
+        say(lab, &["cp", "-c", "helper", "shop:/data/page", &target]);
         assert!(std::fs::read_to_string(&page).expect("it was copied").contains("RIK runs your container"));
         assert!(forwarded("8080").contains("RIK runs your container"));
 
-        let eat = ["exec", "shop", "-c", "helper", "--", "/bin/busybox", "touch", "/work/eat"];
+        let eat = ["exec", "shop", "-c", "helper", "--", "/bin/busybox", "touch", "/data/eat"];
         say(lab, &eat);
         let explained = "container \"helper\" was ended because it used more memory than its limit of 32Mi";
         wait_until(LONG, "the limit to be hit", || {
