@@ -41,6 +41,6 @@ pub use document::{DocumentError, ImageConfig};
 pub use image::{Image, ImageSummary, LoadError, Progress, PullError, RemoveError, StoreError};
 pub use reference::{Reference, ReferenceError, ReferenceFault};
 pub use registry::RegistryError;
-pub use snapshot::{SnapshotError, check_rootfs};
+pub use snapshot::{SnapshotError, Users, check_rootfs};
 pub use store::ImageStore;
 pub use unpack::{NameFault, UnpackError};

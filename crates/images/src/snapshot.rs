@@ -4,6 +4,9 @@
 //! are never written to, so any number of root filesystems share them. The writable layer lives as long as the mount:
 //! it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
 //!
+//! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more for the time that
+//! the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
+//!
 //! A lease on disk says which directory stands on which image, so that a restarted agent still refuses to remove it.
 //!
 //! *Guarantees*: /dev, /proc, /sys and /etc of a mounted root filesystem are real directories; device nodes on it are
@@ -21,11 +24,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, chmodat, mkdirat, open, statat, statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid, chmodat, chownat, mkdirat,
+    open, statat, statx,
 };
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{
+    MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_bind, move_mount, open_tree, unmount,
+};
 use serde::{Deserialize, Serialize};
+use userns::IdRange;
 
 use crate::index::write_whole;
 use crate::overlay::{MountFault, Overlay};
@@ -35,6 +42,8 @@ use crate::{Digest, Image, Reference, StoreError};
 
 /// Directories that a container's start mounts over or writes below: as links they would lead elsewhere.
 const REAL_DIRECTORIES: [&str; 4] = ["dev", "proc", "sys", "etc"];
+/// Where layers are mounted with mapped owners, for a moment.
+const MAPPED_DIRECTORY: &str = "mapped";
 /// Mounts on top of each other that one unmounting takes away: there is one, unless a crash came between.
 const STACKED_MOUNTS_MAX: usize = 8;
 
@@ -73,6 +82,15 @@ pub enum SnapshotError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// Owners cannot be mapped here.
+    #[error("cannot mount layer {path:?} with mapped owners")]
+    Map {
+        /// Which layer.
+        path: PathBuf,
+        /// The kernel's error.
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// A directory or file could not be prepared or removed.
     #[error("cannot {doing} {path:?}")]
     Io {
@@ -98,15 +116,29 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Snapsho
     move |source| SnapshotError::Io { doing, path, source: Arc::new(source) }
 }
 
+/// The user namespace that a root filesystem is for.
+#[derive(Clone, Debug)]
+pub struct Users {
+    /// The namespace: its map is the one that owners are seen by.
+    pub namespace: Arc<OwnedFd>,
+    /// Its ids.
+    pub ids: IdRange,
+}
+
 impl ImageStore {
-    /// Mounts a fresh root filesystem of `image` at `dir/rootfs` and gives that path. The image stays in use until
-    /// [`Self::unmount_rootfs`].
+    /// Mounts a fresh root filesystem of `image` at `dir/rootfs` and gives that path; for a user namespace, if there are
+    /// `users`. The image stays in use until [`Self::unmount_rootfs`].
     ///
     /// # Errors
     /// One is mounted there already, the image is gone or unfit, or the kernel refused.
-    pub async fn mount_rootfs(&self, image: &Image, dir: &Path) -> Result<PathBuf, SnapshotError> {
+    pub async fn mount_rootfs(
+        &self,
+        image: &Image,
+        dir: &Path,
+        users: Option<Users>,
+    ) -> Result<PathBuf, SnapshotError> {
         let (inner, image, dir) = (Arc::clone(&self.inner), image.clone(), dir.to_owned());
-        let mounting = tokio::task::spawn_blocking(move || inner.mount_rootfs(&image, &dir));
+        let mounting = tokio::task::spawn_blocking(move || inner.mount_rootfs(&image, &dir, users.as_ref()));
         mounting.await.map_err(|_| SnapshotError::BrokenOff)?
     }
 
@@ -122,14 +154,20 @@ impl ImageStore {
 }
 
 impl Inner {
-    fn mount_rootfs(&self, image: &Image, dir: &Path) -> Result<PathBuf, SnapshotError> {
+    fn mount_rootfs(
+        &self,
+        image: &Image,
+        dir: &Path,
+        users: Option<&Users>,
+    ) -> Result<PathBuf, SnapshotError> {
         let dir = std::path::absolute(dir).map_err(failed("find", dir))?;
         let rootfs = dir.join("rootfs");
         if is_mount(&rootfs) {
             return Err(SnapshotError::AlreadyMounted { path: rootfs });
         }
         self.lease(image, &dir)?;
-        let mounted = mount_fresh(image, &dir, &rootfs).and_then(|()| check_rootfs(&rootfs));
+        let mounted = mount_fresh(image, &dir, &rootfs, users)
+            .and_then(|()| real_directories(&rootfs, outside(users, 0)));
         match mounted {
             Ok(()) => Ok(rootfs),
             Err(fault) => {
@@ -170,6 +208,7 @@ impl Inner {
             }
             _ => {}
         }
+        unmount_mapped(&dir)?;
         for name in ["upper", "work"] {
             let path = dir.join(name);
             remove_tree(&path).map_err(failed("remove", &path))?;
@@ -178,7 +217,47 @@ impl Inner {
     }
 }
 
-fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path) -> Result<(), SnapshotError> {
+/// The machine's id of an id of the image.
+fn outside(users: Option<&Users>, id: u32) -> u32 {
+    users.map_or(id, |users| users.ids.outside(id).unwrap_or(users.ids.first))
+}
+
+/// Mounts each layer once more, with mapped owners, and says where.
+fn mount_mapped(layers: &[PathBuf], dir: &Path, users: &Users) -> Result<Vec<PathBuf>, SnapshotError> {
+    let top = dir.join(MAPPED_DIRECTORY);
+    let make = |path: &Path| {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+        made.map_err(failed("create", path))
+    };
+    make(&top)?;
+    // One mount above them all, so that they go together.
+    mount_bind(&top, &top).map_err(|fault| failed("mount", &top)(fault.into()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let each = layers.iter().enumerate().map(|(place, layer)| {
+        let path = top.join(place.to_string());
+        make(&path)?;
+        let mounted = open_tree(CWD, layer, flags).map_err(io::Error::from).and_then(|tree| {
+            userns::mapped(&tree, &*users.namespace)?;
+            Ok(move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        });
+        mounted.map_err(|fault| SnapshotError::Map { path: layer.clone(), source: Arc::new(fault) })?;
+        Ok(path)
+    });
+    each.collect()
+}
+
+/// Takes the mounts with mapped owners away; what is mounted on them keeps them. Fine if there are none.
+fn unmount_mapped(dir: &Path) -> Result<(), SnapshotError> {
+    let top = dir.join(MAPPED_DIRECTORY);
+    match unmount(&top, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(fault) => return Err(failed("unmount", &top)(fault.into())),
+    }
+    // Empty directories, now that nothing is mounted on them.
+    remove_tree(&top).map_err(failed("remove", &top))
+}
+
+fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path, users: Option<&Users>) -> Result<(), SnapshotError> {
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     for path in [&upper, &work] {
         // Left of a mount that a reboot took away; a volatile one must not be used again.
@@ -191,15 +270,25 @@ fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path) -> Result<(), SnapshotE
     let top = image.layers.last().ok_or(SnapshotError::ImageGone { reference: image.reference.clone() })?;
     // The root directory of an overlay looks like its upper one.
     let stat = std::fs::metadata(top).map_err(failed("read", top))?;
-    chown(&upper, Some(stat.uid()), Some(stat.gid())).map_err(failed("adapt", &upper))?;
+    let owner = (outside(users, stat.uid()), outside(users, stat.gid()));
+    chown(&upper, Some(owner.0), Some(owner.1)).map_err(failed("adapt", &upper))?;
     let mode = std::fs::Permissions::from_mode(stat.mode() & 0o7777);
     std::fs::set_permissions(&upper, mode).map_err(failed("adapt", &upper))?;
-    let overlay = Overlay { lower: &image.layers, upper: &upper, work: &work };
+    let mapped = match users {
+        None => None,
+        Some(users) => {
+            unmount_mapped(dir)?;
+            Some(mount_mapped(&image.layers, dir, users)?)
+        }
+    };
+    let lower = mapped.as_ref().unwrap_or(&image.layers);
+    let overlay = Overlay { lower, upper: &upper, work: &work };
     overlay.mount(rootfs).map_err(|MountFault { reason, errno }| SnapshotError::Mount {
         path: rootfs.to_owned(),
         reason,
         source: Arc::new(errno.into()),
-    })
+    })?;
+    if users.is_some() { unmount_mapped(dir) } else { Ok(()) }
 }
 
 /// Makes sure that /dev, /proc, /sys and /etc below `rootfs` are real directories: absent ones are made, anything else
@@ -208,6 +297,11 @@ fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path) -> Result<(), SnapshotE
 /// # Errors
 /// One of them is something else, or could not be made.
 pub fn check_rootfs(rootfs: &Path) -> Result<(), SnapshotError> {
+    real_directories(rootfs, 0)
+}
+
+/// As [`check_rootfs`]; what is made belongs to `owner`.
+fn real_directories(rootfs: &Path, owner: u32) -> Result<(), SnapshotError> {
     let io_fault = |fault: Errno| failed("check", rootfs)(fault.into());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = open(rootfs, flags, Mode::empty()).map_err(io_fault)?;
@@ -215,7 +309,7 @@ pub fn check_rootfs(rootfs: &Path) -> Result<(), SnapshotError> {
         let found = match statat(&root, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
             Err(Errno::NOENT) => {
-                make_real_directory(&root, name).map_err(io_fault)?;
+                make_real_directory(&root, name, owner).map_err(io_fault)?;
                 continue;
             }
             Err(fault) => return Err(io_fault(fault)),
@@ -231,8 +325,9 @@ pub fn check_rootfs(rootfs: &Path) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-fn make_real_directory(root: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+fn make_real_directory(root: &OwnedFd, name: &str, owner: u32) -> rustix::io::Result<()> {
     mkdirat(root, name, Mode::RWXU)?;
+    chownat(root, name, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)), AtFlags::SYMLINK_NOFOLLOW)?;
     // Not by mkdir, which the process's umask would narrow.
     chmodat(root, name, Mode::from_raw_mode(0o755), AtFlags::empty())
 }

@@ -46,6 +46,9 @@ pub struct NodeFacts {
     pub version: String,
     /// Layout of its control groups: `v1`, `hybrid` or `v2`.
     pub cgroups: String,
+    /// Whether its pods have user namespaces: `yes`, or `no` and why.
+    #[serde(default)]
+    pub user_namespaces: String,
     /// Kinds of workload that it can run.
     pub kinds: Vec<Kind>,
     /// Labels that its operator gave it.

@@ -19,6 +19,8 @@ pub struct AttachRequest {
     pub hostname: String,
     /// Where the files that hold the namespaces go: `<state-dir>/pods/<uid>/ns`. Made if it is missing.
     pub ns_dir: PathBuf,
+    /// Whether the namespaces were just made, by [`namespace::make`]; otherwise they are made, without a user namespace.
+    pub has_namespaces: bool,
     /// Ports to publish on the node.
     pub publish: Vec<PortSpec>,
 }

@@ -188,6 +188,7 @@ mod tests {
             owner: owner.parse().unwrap(),
             hostname: owner.to_owned(),
             ns_dir: "/nowhere".into(),
+            has_namespaces: false,
             publish: ports.to_vec(),
         }
     }

@@ -13,7 +13,7 @@
 //!
 //! *Not here.* Names (DNS), IPv6, networks that span nodes, TAP devices of microVMs.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod attachment;
 mod book;

@@ -1,4 +1,4 @@
-//! The namespaces that the containers of one pod share: net, ipc and uts, each held by a file.
+//! The namespaces that the containers of one pod share: net, ipc, uts and mostly user, each held by a file.
 //!
 //! A namespace lives as long as something refers to it. Here that is a bind mount on a file, so that no process is
 //! needed, and the namespaces outlive the riklet and the shim. The files stand on a mount point that is private:
@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -13,8 +14,9 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
     mount::{MountPropagationFlags, UnmountFlags},
-    thread::UnshareFlags,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
 };
+use userns::{IdRange, Kind, Newborn};
 
 /// `f_type` of a file that a namespace is mounted on (`NSFS_MAGIC` of linux/magic.h).
 const NSFS_MAGIC: u32 = 0x6e73_6673;
@@ -23,8 +25,8 @@ const NSFS_MAGIC: u32 = 0x6e73_6673;
 /// would be an error of ours, and the loop has to end.
 const UNMOUNT_LIMIT: usize = 64;
 
-/// Names of the files, which are the names in `/proc/*/ns` too.
-const KINDS: [&str; 3] = ["net", "ipc", "uts"];
+/// What every pod has.
+const KINDS: [Kind; 3] = [Kind::Net, Kind::Ipc, Kind::Uts];
 
 /// Why a pod's namespaces could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -38,18 +40,20 @@ pub enum NamespaceError {
         #[source]
         source: io::Error,
     },
-    /// The kernel gave no new namespaces.
-    #[error("make network, ipc and uts namespaces")]
-    Unshare {
+    /// The kernel gave no new namespaces, or not with that host name.
+    #[error("make namespaces for host name {hostname:?}")]
+    New {
+        /// The name.
+        hostname: String,
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// The host name was refused.
-    #[error("set the host name {name:?}")]
-    Hostname {
-        /// The name.
-        name: String,
+    /// The network namespace could not be entered.
+    #[error("enter the network namespace {path}", path = path.display())]
+    Enter {
+        /// Its file.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -101,37 +105,56 @@ pub fn uts_path(ns_dir: &Path) -> PathBuf {
     ns_dir.join("uts")
 }
 
-/// Moves the calling thread into new namespaces and sets the host name there. The thread must end afterwards: it
-/// can do no other work of the process any more.
-pub(crate) fn enter_new(hostname: &str) -> Result<(), NamespaceError> {
-    let flags = UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    #[expect(unsafe_code, reason = "rustix has no safe unshare; only its FILES flag is dangerous")]
-    // SAFETY: the flags do not hold FILES, so that this thread goes on sharing its descriptors with the others.
-    unsafe { rustix::thread::unshare_unsafe(flags) }
-        .map_err(|errno| NamespaceError::Unshare { source: errno.into() })?;
-    rustix::system::sethostname(hostname.as_bytes())
-        .map_err(|errno| NamespaceError::Hostname { name: hostname.to_owned(), source: errno.into() })
+/// The file that holds the pod's user namespace, if it has one.
+#[must_use]
+pub fn user_path(ns_dir: &Path) -> PathBuf {
+    ns_dir.join("user")
 }
 
-/// Makes files hold the namespaces of the calling thread. What they held before is let go.
-pub(crate) fn hold_current(ns_dir: &Path) -> Result<(), NamespaceError> {
+/// Makes a pod's namespaces, in a user namespace of its own if it has ids, and has files hold them. What they held
+/// before is let go. Blocks for some milliseconds.
+///
+/// # Errors
+/// [`NamespaceError`]; nothing is left then.
+pub fn make(ns_dir: &Path, hostname: &str, ids: Option<IdRange>) -> Result<(), NamespaceError> {
+    let newborn = Newborn::new(hostname, ids)
+        .map_err(|source| NamespaceError::New { hostname: hostname.to_owned(), source })?;
     create_dir(ns_dir)?;
-    for kind in KINDS {
-        let path = ns_dir.join(kind);
-        release(&path)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(&path, flags, Mode::RUSR)
-            .map_err(|errno| NamespaceError::Create { path: path.clone(), source: errno.into() })?;
-        rustix::mount::mount_bind(format!("/proc/thread-self/ns/{kind}"), &path)
-            .map_err(|errno| NamespaceError::Mount { path, source: errno.into() })?;
+    let user = ids.map(|_| Kind::User);
+    let made = KINDS.into_iter().chain(user).try_for_each(|kind| hold(&newborn, kind, ns_dir));
+    if made.is_err()
+        && let Err(error) = remove(ns_dir)
+    {
+        tracing::warn!(path = %ns_dir.display(), %error, "a failed attempt left a namespace");
     }
-    Ok(())
+    made
+}
+
+fn hold(newborn: &Newborn, kind: Kind, ns_dir: &Path) -> Result<(), NamespaceError> {
+    let path = ns_dir.join(kind.name());
+    release(&path)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::RUSR)
+        .map_err(|errno| NamespaceError::Create { path: path.clone(), source: errno.into() })?;
+    rustix::mount::mount_bind(newborn.namespace(kind), &path)
+        .map_err(|errno| NamespaceError::Mount { path, source: errno.into() })
+}
+
+/// Moves the calling thread into the pod's network namespace. The thread must end afterwards: it can do no other work of
+/// the process any more.
+pub(crate) fn enter_net(ns_dir: &Path) -> Result<(), NamespaceError> {
+    let path = net_path(ns_dir);
+    let entered = fs::File::open(&path).and_then(|namespace| {
+        Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+    });
+    entered.map_err(|source| NamespaceError::Enter { path, source })
 }
 
 /// Whether all files hold a namespace.
 pub(crate) fn are_held(ns_dir: &Path) -> bool {
     KINDS.iter().all(|kind| {
-        rustix::fs::statfs(ns_dir.join(kind)).is_ok_and(|found| u32::try_from(found.f_type) == Ok(NSFS_MAGIC))
+        rustix::fs::statfs(ns_dir.join(kind.name()))
+            .is_ok_and(|found| u32::try_from(found.f_type) == Ok(NSFS_MAGIC))
     })
 }
 
@@ -139,8 +162,8 @@ pub(crate) fn are_held(ns_dir: &Path) -> bool {
 ///
 /// Never waits for users of a namespace: it lives on until they end.
 pub(crate) fn remove(ns_dir: &Path) -> Result<(), NamespaceError> {
-    for kind in KINDS {
-        release(&ns_dir.join(kind))?;
+    for kind in KINDS.into_iter().chain([Kind::User]) {
+        release(&ns_dir.join(kind.name()))?;
     }
     match fs::remove_dir(ns_dir) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {

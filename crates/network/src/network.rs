@@ -340,6 +340,7 @@ impl Shared {
             owner: request.owner.clone(),
             hostname: request.hostname.clone(),
             ns_dir: request.ns_dir.clone(),
+            has_namespaces: request.has_namespaces,
             bridge: self.bridge.load(Ordering::Relaxed),
             address: grant.address,
             prefix: self.config.subnet.prefix(),

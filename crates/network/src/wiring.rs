@@ -6,8 +6,8 @@
 //!  marked rik:<uid>            │   lo
 //! ```
 //!
-//! The thread opens a netlink socket on the node's side, moves into new namespaces, has files hold them, opens a
-//! second socket there, and ends. No thread that serves others ever changes its namespace.
+//! The thread opens a netlink socket on the node's side, moves into the pod's network namespace, opens a second socket
+//! there, and ends. No thread that serves others ever changes its namespace.
 //!
 //! *Guarantees.* When it fails, nothing is left. IPv6 is off on both ends, so that there is no way around the rules.
 
@@ -50,6 +50,7 @@ pub(crate) struct WiringSpec {
     pub(crate) owner: Owner,
     pub(crate) hostname: String,
     pub(crate) ns_dir: PathBuf,
+    pub(crate) has_namespaces: bool,
     pub(crate) bridge: u32,
     pub(crate) address: Ipv4Addr,
     pub(crate) prefix: u8,
@@ -153,9 +154,11 @@ fn wire_here(spec: &WiringSpec) -> Result<String, WiringError> {
 }
 
 async fn wire_with(node: &Handle, spec: &WiringSpec) -> Result<String, WiringError> {
-    namespace::enter_new(&spec.hostname)?;
+    if !spec.has_namespaces {
+        namespace::make(&spec.ns_dir, &spec.hostname, None)?;
+    }
+    namespace::enter_net(&spec.ns_dir)?;
     set_pod_defaults()?;
-    namespace::hold_current(&spec.ns_dir)?;
     let here: OwnedFd = fs::File::open("/proc/thread-self/ns/net")
         .map_err(|source| NamespaceError::Create { path: namespace::net_path(&spec.ns_dir), source })?
         .into();

@@ -203,6 +203,7 @@ async fn start_node(layout: &Layout, wires: &Network, name: &str) -> anyhow::Res
         owner: name.parse().with_context(|| format!("could not use the name {name}"))?,
         hostname: name.to_owned(),
         ns_dir: layout.namespaces(name),
+        has_namespaces: false,
         publish: Vec::new(),
     };
     wires.attach(request).await.with_context(|| format!("could not give node {name} a network"))?;

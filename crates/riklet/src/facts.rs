@@ -13,9 +13,9 @@ const MAX_INSTANCES: u32 = 250;
 /// Memory that is left to the machine itself: a sixteenth, but no less than this.
 const LEAST_RESERVE: u64 = 128 << 20;
 
-/// Reads what the machine is.
+/// Reads what the machine is. Whether it can give pods user namespaces was found out before.
 #[must_use]
-pub fn read(labels: &BTreeMap<String, String>) -> NodeFacts {
+pub fn read(labels: &BTreeMap<String, String>, user_namespaces: Result<(), String>) -> NodeFacts {
     let total = memory_field("MemTotal:");
     let reserve = (total / 16).max(LEAST_RESERVE);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
@@ -28,6 +28,7 @@ pub fn read(labels: &BTreeMap<String, String>) -> NodeFacts {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cgroups: cgroup_layout().to_owned(),
+        user_namespaces: user_namespaces.map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned()),
         kinds: vec![Kind::Pod],
         labels: all,
         cpu: Cpu(cores * 1000),
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn facts_say_what_the_machine_has() {
-        let facts = read(&BTreeMap::new());
+        let facts = read(&BTreeMap::new(), Ok(()));
         assert!(facts.cpu.0 >= 1000 && facts.memory.0 > 0, "{facts:?}");
         assert!(["v1", "hybrid", "v2"].contains(&facts.cgroups.as_str()));
     }

@@ -65,7 +65,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let _lock = lock(&config.state_dir).await?;
     let mut identity = IdentityFile::open(&config.state_dir, || uuid::Uuid::new_v4().to_string())?;
     identity.change(|record| record.name = Some(config.name.clone()))?;
-    let facts = facts::read(&config.labels);
+    let user_namespaces =
+        runtime::pod::probe_user_namespaces(&config.state_dir).map_err(|why| why.to_string());
+    if let Err(why) = &user_namespaces {
+        tracing::warn!(
+            why,
+            "pods run without user namespaces: root in a container is root of the machine, confined"
+        );
+    }
+    let has_user_namespaces = user_namespaces.is_ok();
+    let facts = facts::read(&config.labels, user_namespaces);
     tracing::info!(
         node.name = config.name,
         cgroups = facts.cgroups,
@@ -78,7 +87,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         name: config.name.clone(),
         facts,
         identity,
-        open_runtime: opener(config.clone(), streams.clone()),
+        open_runtime: opener(config.clone(), streams.clone(), has_user_namespaces),
         measure: {
             let streams = streams.clone();
             Box::new(move || {
@@ -94,18 +103,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
-fn opener(config: Config, streams: Arc<Streams>) -> crate::agent::OpenRuntime {
+fn opener(config: Config, streams: Arc<Streams>, user_namespaces: bool) -> crate::agent::OpenRuntime {
     Arc::new(move |subnet: String| -> BoxFuture<'static, anyhow::Result<Arc<dyn Runtime>>> {
         let (config, streams) = (config.clone(), streams.clone());
         Box::pin(async move {
-            let pods = Arc::new(PodRuntime::open(pod_config(&config, &subnet)?).await?);
+            let pods = Arc::new(PodRuntime::open(pod_config(&config, &subnet, user_namespaces)?).await?);
             streams.set_pods(pods.clone());
             Ok(pods as Arc<dyn Runtime>)
         })
     })
 }
 
-fn pod_config(config: &Config, subnet: &str) -> anyhow::Result<PodRuntimeConfig> {
+fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::Result<PodRuntimeConfig> {
     let subnet: Subnet = subnet.parse().with_context(|| format!("could not use the addresses {subnet:?}"))?;
     let network = NetworkConfig {
         bridge: BRIDGE.to_owned(),
@@ -123,6 +132,7 @@ fn pod_config(config: &Config, subnet: &str) -> anyhow::Result<PodRuntimeConfig>
         registry: config.registries.clone(),
         network,
         host_paths: config.host_paths.clone(),
+        user_namespaces,
     })
 }
 
@@ -147,7 +157,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
             registries: RegistryConfig::default(),
             shim,
         };
-        let pods = PodRuntime::open(pod_config(&config, &subnet)?).await?;
+        let pods = PodRuntime::open(pod_config(&config, &subnet, false)?).await?;
         pods.teardown().await?;
     }
     for entry in

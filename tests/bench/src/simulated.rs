@@ -76,6 +76,7 @@ fn hello(number: usize) -> FromNode {
             kernel: "none".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             cgroups: "v2".into(),
+            user_namespaces: "yes".to_owned(),
             kinds: vec![Kind::Pod],
             labels: BTreeMap::new(),
             cpu: Cpu(1_000_000),

@@ -461,6 +461,7 @@ fn facts() -> NodeFacts {
         kernel: "none".to_owned(),
         version: "0".to_owned(),
         cgroups: "v2".to_owned(),
+        user_namespaces: "yes".to_owned(),
         kinds: vec![Kind::Pod],
         labels: BTreeMap::new(),
         cpu: Cpu(2000),

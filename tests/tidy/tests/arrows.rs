@@ -21,11 +21,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Files on their way, packed at one end and unpacked at the other.
     ("filecopy", &[]),
     // The node.
-    ("images", &["model"]),
-    ("network", &["model"]),
+    // User namespaces of pods.
+    ("userns", &[]),
+    ("images", &["model", "userns"]),
+    ("network", &["model", "userns"]),
     // In place of the crate of this name: libcontainer's own view of control groups.
     ("libcgroups", &[]),
-    ("runtime", &["filecopy", "images", "libcgroups", "model", "network"]),
+    ("runtime", &["filecopy", "images", "libcgroups", "model", "network", "userns"]),
     ("riklet", &["daemon", "model", "proto", "runtime"]),
     // The user's hand speaks REST only.
     ("rikctl", &["filecopy", "model"]),
@@ -59,7 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const TEST_ARROWS: &[(&str, &[&str])] = &[];
 
 /// The crates that speak to the kernel, and may therefore say `unsafe`.
-const KERNEL: &[&str] = &["network", "runtime", "guest"];
+const KERNEL: &[&str] = &["network", "runtime", "guest", "userns"];
 
 #[test]
 fn our_crates_use_only_what_their_arrows_allow() {

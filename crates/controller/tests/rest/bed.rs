@@ -201,6 +201,7 @@ impl<'a> Scheduler<'a> {
             kernel: "6.1.0".to_owned(),
             version: "0.1.0".to_owned(),
             cgroups: "v2".to_owned(),
+            user_namespaces: "yes".to_owned(),
             kinds: vec![Kind::Pod],
             labels: std::collections::BTreeMap::new(),
             cpu: Cpu(2000),

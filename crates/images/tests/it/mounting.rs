@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use images::{Image, SnapshotError, check_rootfs};
+use images::{Image, SnapshotError, Users, check_rootfs};
 
 use crate::support::picture::{Layer, Packing, Picture};
 use crate::support::rawtar::Member;
@@ -32,7 +32,7 @@ impl Bench {
     }
 
     async fn mount(&self, name: &str) -> Result<PathBuf, SnapshotError> {
-        soon(self.lab.store.mount_rootfs(&self.image, &self.dir(name))).await
+        soon(self.lab.store.mount_rootfs(&self.image, &self.dir(name), None)).await
     }
 
     async fn unmount(&self, name: &str) {
@@ -64,6 +64,35 @@ async fn two_containers_share_layers_and_nothing_else() {
     let fresh = bench.mount("one").await.unwrap();
     assert_eq!(read(&fresh, "etc/motd"), "image");
     assert!(!exists(&fresh, "new"));
+}
+
+#[tokio::test]
+async fn user_namespace_sees_the_owners_of_the_image_without_a_copy() {
+    let layer = [Member::file("etc/own", "image").owner(7, 8), Member::file("bin/tool", "image")];
+    let bench = Bench::with(&[&layer, &[Member::file("etc/more", "image").owner(0, 9)]]).await;
+    let ids = userns::IdRange { first: 1_900_000_000, count: 65_536 };
+    let newborn = userns::Newborn::new("test", Some(ids)).unwrap();
+    let namespace = std::fs::File::open(newborn.namespace(userns::Kind::User)).unwrap();
+    let users = Users { namespace: Arc::new(namespace.into()), ids };
+    let dir = bench.dir("one");
+    let rootfs = soon(bench.lab.store.mount_rootfs(&bench.image, &dir, Some(users))).await.unwrap();
+    let owner = |path: PathBuf| {
+        let found = std::fs::metadata(path).unwrap();
+        (found.uid().wrapping_sub(ids.first), found.gid().wrapping_sub(ids.first))
+    };
+    for (name, expected) in
+        [("", (0, 0)), ("etc/own", (7, 8)), ("bin/tool", (0, 0)), ("etc/more", (0, 9)), ("proc", (0, 0))]
+    {
+        assert_eq!(owner(rootfs.join(name)), expected, "{name}");
+    }
+    // What is written keeps its owner, and the layers stay as they are.
+    std::fs::write(rootfs.join("etc/own"), "changed").unwrap();
+    assert_eq!(owner(rootfs.join("etc/own")), (7, 8));
+    assert_eq!(owner(dir.join("upper/etc/own")), (7, 8));
+    let layer = std::fs::metadata(bench.image.layers[0].join("etc/own")).unwrap();
+    assert_eq!((layer.uid(), layer.gid()), (7, 8));
+    assert!(!exists(&dir, "mapped"), "the mounts with mapped owners were for a moment");
+    bench.unmount("one").await;
 }
 
 #[tokio::test]

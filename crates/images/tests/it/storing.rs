@@ -193,13 +193,13 @@ async fn an_image_in_use_is_not_removed_even_by_a_new_process() {
     let lab = Lab::new();
     let image = soon(lab.store.load(packed("hello:1", "hi"))).await.unwrap().remove(0);
     let dir = lab.scratch.path().join("pods/one");
-    soon(lab.store.mount_rootfs(&image, &dir)).await.unwrap();
+    soon(lab.store.mount_rootfs(&image, &dir, None)).await.unwrap();
     let fault = soon(lab.store.remove(&image.reference)).await.unwrap_err();
     assert_eq!(text(&fault), "image docker.io/library/hello:1 is in use by 1 containers");
     let (_scratch, store) = reopen(lab);
     assert!(matches!(soon(store.remove(&image.reference)).await, Err(RemoveError::InUse { users: 1, .. })));
     soon(store.unmount_rootfs(&dir)).await.unwrap();
     soon(store.remove(&image.reference)).await.unwrap();
-    let gone = soon(store.mount_rootfs(&image, &dir)).await.unwrap_err();
+    let gone = soon(store.mount_rootfs(&image, &dir, None)).await.unwrap_err();
     assert!(text(&gone).contains("was removed"), "{}", text(&gone));
 }

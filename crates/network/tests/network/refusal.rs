@@ -163,7 +163,7 @@ fn a_failed_attach_leaves_nothing_and_may_be_repeated() {
         let mut request = sandbox.request("web", &[tcp(8080)]);
         request.hostname = "x".repeat(65);
         let error = network.attach(request).await.unwrap_err();
-        assert!(chain(&error).contains("set the host name"), "{error:?}");
+        assert!(chain(&error).contains("make namespaces for host name"), "{error:?}");
         assert_same(&inventory(&sandbox), &before);
         network.attach(sandbox.request("web", &[tcp(8080)])).await.unwrap();
         network.teardown().await.unwrap();

@@ -182,6 +182,7 @@ impl Sandbox {
             owner: owner.parse().unwrap(),
             hostname: format!("host-{owner}"),
             ns_dir: self.ns_dir(owner),
+            has_namespaces: false,
             publish: publish.to_vec(),
         }
     }

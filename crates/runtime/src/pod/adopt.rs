@@ -19,6 +19,7 @@ use super::{
     busy::Busy,
     cgroup::Cgroups,
     exec,
+    ids::Ranges,
     link::{LinkConfig, ShimLink},
     news::News,
     record::{Found, Places, Record, Stage},
@@ -55,6 +56,7 @@ impl PodRuntime {
             opened.map_err(|source| OpenError::Shim { source })
         };
         let (network, link) = tokio::try_join!(network, shim)?;
+        let ids = config.user_namespaces.then(|| ranges(&records, &boot_id));
         let machine = look_at_machine(&cgroups);
         let confinement = Confinement::of(&Profile::Standard, &USUAL.map(Capability::name))
             .map_err(|source| OpenError::Seccomp { source })?;
@@ -66,6 +68,7 @@ impl PodRuntime {
             places,
             boot_id,
             host_paths: config.host_paths,
+            ids,
             machine,
             confinement,
             images,
@@ -151,6 +154,18 @@ async fn open_network(
         }
     }
     Ok(network)
+}
+
+/// The ids of the pods, those of known ones taken.
+fn ranges(records: &BTreeMap<String, Option<Record>>, boot_id: &str) -> Ranges {
+    let ranges = Ranges::default();
+    for (uid, record) in records {
+        let Some(record) = record.as_ref().filter(|own| own.boot_id == boot_id) else { continue };
+        if let Some(ids) = record.ids.filter(|_| record.stage != Stage::Released) {
+            ranges.keep(uid, ids);
+        }
+    }
+    ranges
 }
 
 fn look_at_machine(cgroups: &Cgroups) -> Machine {

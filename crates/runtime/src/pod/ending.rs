@@ -152,6 +152,7 @@ impl PodRuntime {
         if let Some(mut record) = record {
             record.stage = Stage::Released;
             record.attachment = None;
+            record.ids = None;
             record.facts = Some(Facts { ip: None, ports: Vec::new(), ..facts });
             place.write(&record).map_err(|error| fault::record(uid, error))?;
         }
@@ -204,7 +205,11 @@ impl PodRuntime {
             let cleared = blocking(move || volumes::clear(&own)).await.and_then(|cleared| cleared);
             cleared.map_err(|error| fault::removal("a volume", error))
         };
-        tokio::try_join!(network, rest).map(|_| ())
+        tokio::try_join!(network, rest)?;
+        if let Some(ids) = &self.shared.ids {
+            ids.give_back(uid);
+        }
+        Ok(())
     }
 
     /// Takes down everything of this node: all instances, the shim, groups, network, images. For a node that leaves.

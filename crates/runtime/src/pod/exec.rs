@@ -20,7 +20,7 @@ use std::{
 };
 
 use model::Reason;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, User};
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
@@ -171,6 +171,7 @@ impl PodRuntime {
             dir: handle.dir.clone(),
             container_dir: place.container(index),
             groups: self.shared.cgroups.container(&uid, index),
+            owner: self.outside(&uid, process.user()),
             process,
             terminal: spec.terminal,
             copy,
@@ -194,6 +195,13 @@ impl PodRuntime {
             }
         };
         Ok(ExecSession { streams, handle })
+    }
+
+    /// The machine's ids of a user inside.
+    fn outside(&self, uid: &str, user: &User) -> (u32, u32) {
+        let ids = self.shared.ids.as_ref().and_then(|ids| ids.of(uid));
+        let outside = |id: u32| ids.map_or(id, |ids| ids.outside(id).unwrap_or(ids.first));
+        (outside(user.uid()), outside(user.gid()))
     }
 
     /// Waits until it is written down in `dir` how a program of the pod ended.

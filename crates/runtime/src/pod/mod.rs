@@ -25,6 +25,7 @@ pub mod exec;
 mod fault;
 pub mod files;
 mod given;
+mod ids;
 pub mod limits;
 pub mod link;
 mod news;
@@ -33,6 +34,7 @@ mod prepare;
 mod probing;
 mod record;
 pub mod rootfs;
+pub mod scaffold;
 pub mod seccomp;
 pub mod shim;
 pub mod spec;
@@ -62,6 +64,7 @@ use tokio::sync::Semaphore;
 use self::{
     busy::Busy,
     cgroup::{CgroupError, Cgroups},
+    ids::Ranges,
     link::{LinkError, ShimCommand, ShimLink},
     news::News,
     observed::Circumstances,
@@ -90,6 +93,16 @@ pub struct PodRuntimeConfig {
     pub network: NetworkConfig,
     /// Directories of the machine that volumes may be below.
     pub host_paths: Vec<PathBuf>,
+    /// Whether pods have user namespaces: if [`probe_user_namespaces`] found that they can.
+    pub user_namespaces: bool,
+}
+
+/// Whether this machine can give pods user namespaces, with this state directory. Takes some milliseconds.
+///
+/// # Errors
+/// What cannot be done.
+pub fn probe_user_namespaces(state_dir: &Path) -> Result<(), userns::Unavailable> {
+    userns::probe(Ranges::ANY, &[state_dir])
 }
 
 /// Why the runtime could not be opened or taken down.
@@ -165,6 +178,8 @@ struct Shared {
     /// The filter of a container that asks for nothing else: compiled once.
     confinement: Confinement,
     host_paths: Vec<PathBuf>,
+    /// Ids of the pods; None if they have no user namespaces.
+    ids: Option<Ranges>,
     images: ImageStore,
     network: Network,
     cgroups: Cgroups,

@@ -7,10 +7,17 @@
 //! ```
 //! *Guarantee*: safe to repeat from wherever an earlier attempt stopped, in this process or another.
 
-use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, task::Poll};
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::Arc,
+    task::Poll,
+};
 
 use futures::future::try_join_all;
-use images::{Image, ImageConfig, Reference};
+use images::{Image, ImageConfig, Reference, Users};
 use model::{
     ContainerSpec, Reason, WorkloadSpec,
     given::has_foreign_variables,
@@ -19,6 +26,7 @@ use model::{
 };
 use network::{AttachRequest, Attachment, Owner, namespace};
 use serde::{Deserialize, Serialize};
+use userns::IdRange;
 
 use super::{
     PodRuntime, Shared, blocking, etc, fault,
@@ -27,6 +35,7 @@ use super::{
     limits::Limits,
     record::{Found, PodPlace, Record, Stage},
     rootfs::{ContainerUser, RootfsError, ensure_working_dir, resolve_user},
+    scaffold::{self, Scaffold},
     seccomp::{Confinement, Profile},
     shim::process::signal_number,
     spec::{ContainerSetup, capability_names, container_spec},
@@ -43,8 +52,11 @@ pub(super) const CONFIG_FILE: &str = "config.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StartFile {
-    /// User and group that own its standard files.
+    /// User and group of the machine that own its standard files.
     pub(super) owner: (u32, u32),
+    /// What is gathered for it, if it is in a user namespace.
+    #[serde(default)]
+    pub(super) scaffold: Option<Scaffold>,
     /// Signal that asks it to end.
     pub(super) stop_signal: i32,
 }
@@ -63,8 +75,10 @@ impl PodRuntime {
             Found::Nothing => {}
         }
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
+        record.ids = self.ids_for(uid)?;
         place.write(&record).map_err(|error| fault::record(uid, error))?;
         self.prepare_volumes(&place, spec).await?;
+        self.prepare_namespaces(&place, spec, record.ids).await?;
         let containers = spec.spec.all_containers().enumerate();
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, spec, own, progress)));
@@ -74,6 +88,32 @@ impl PodRuntime {
         record.attachment = Some(attachment);
         record.stage = Stage::Prepared;
         place.write(&record).map_err(|error| fault::record(uid, error))
+    }
+
+    /// Ids for a pod; None if this machine has no user namespaces.
+    fn ids_for(&self, uid: &str) -> Result<Option<IdRange>, RuntimeError> {
+        let Some(ranges) = &self.shared.ids else { return Ok(None) };
+        let none = || {
+            let why = "every range of user ids is taken: remove pods of this node";
+            fault::words(format!("prepare instance {uid}"), Reason::SandboxFailed, why)
+        };
+        ranges.take(uid).map(Some).ok_or_else(none)
+    }
+
+    /// Makes the pod's namespaces: before the root file systems, whose owners are seen by one of them.
+    async fn prepare_namespaces(
+        &self,
+        place: &PodPlace,
+        spec: &InstanceSpec,
+        ids: Option<IdRange>,
+    ) -> Result<(), RuntimeError> {
+        let (ns, hostname) = (place.ns(), etc::hostname(&spec.id));
+        let at_work = self.shared.busy.work_on(&spec.uid).await;
+        let work = move || {
+            let _at_work = at_work;
+            namespace::make(&ns, &hostname, ids)
+        };
+        blocking(work).await.map_err(fault::files)?.map_err(|error| fault::files(io::Error::other(error)))
     }
 
     /// Takes away the root file systems of an attempt that was cut off: what is in them is not known.
@@ -113,6 +153,7 @@ impl PodRuntime {
             owner,
             hostname: hostname.clone(),
             ns_dir: place.ns(),
+            has_namespaces: true,
             publish: spec.spec.published().cloned().collect(),
         };
         let attachment = self.shared.network.attach(request).await.map_err(fault::attach)?;
@@ -162,6 +203,7 @@ impl PodRuntime {
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
             security: Security::of(&spec.spec, container),
+            ids: self.shared.ids.as_ref().and_then(|ids| ids.of(&spec.uid)),
             volumes: volumes::mounts(place, &spec.spec, index, &container.volume_mounts),
             ..ContainerSetup::default()
         };
@@ -172,7 +214,9 @@ impl PodRuntime {
             let _at_work = at_work;
             // Held for work on this machine only, never while waiting for a registry.
             let _turn = runtime.shared.disk_work.acquire().await;
-            let rootfs = runtime.shared.images.mount_rootfs(&image, &dir).await.map_err(fault::snapshot)?;
+            let users = users(setup.ids, &ns).map_err(fault::files)?;
+            let rootfs = runtime.shared.images.mount_rootfs(&image, &dir, users).await;
+            let rootfs = rootfs.map_err(fault::snapshot)?;
             let setup = ContainerSetup { rootfs, ..setup };
             let of_thread = Arc::clone(&image);
             let shared = Arc::clone(&runtime.shared);
@@ -233,6 +277,13 @@ impl PodRuntime {
     }
 }
 
+/// The pod's user namespace, if it has one.
+fn users(ids: Option<IdRange>, ns: &Path) -> io::Result<Option<Users>> {
+    let Some(ids) = ids else { return Ok(None) };
+    let namespace = fs::File::open(namespace::user_path(ns))?;
+    Ok(Some(Users { namespace: Arc::new(namespace.into()), ids }))
+}
+
 /// Writes the filter of a container: the one that was made when the runtime was opened, unless it has other rights than
 /// the usual ones.
 fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<(), RuntimeError> {
@@ -255,18 +306,28 @@ fn write_container(
     let unfit = |error| fault::rootfs(&container.name, error);
     setup.user = user_of(config, &setup).map_err(unfit)?;
     let folder = container.working_dir.as_deref().unwrap_or(&config.working_dir);
-    setup.working_dir = ensure_working_dir(&setup.rootfs, folder).map_err(unfit)?;
+    let outside = |id| outside(setup.ids, id).map_err(unfit);
+    let owner = (outside(setup.user.uid)?, outside(setup.user.gid)?);
+    setup.user.groups.iter().try_for_each(|group| outside(*group).map(drop))?;
+    setup.working_dir = ensure_working_dir(&setup.rootfs, folder, outside(0)?).map_err(unfit)?;
     let (index, dir) = (*index, place.container(*index));
     let given = given::load(place, spec).map_err(fault::files)?;
     given::show(place, spec, (index, container), (&given, (setup.user.uid, setup.user.gid)))?;
     let whole = given::with_values(container, &given)?;
-    let document =
+    let mut document =
         container_spec(&whole, config, &setup).map_err(|error| fault::spec(&container.name, error))?;
+    let scaffold = match setup.ids {
+        Some(_) => {
+            let namespace = namespace::user_path(&place.ns());
+            Some(scaffold::move_onto(&mut document, namespace, place.dir()).map_err(fault::files)?)
+        }
+        None => None,
+    };
     let stop_signal = match config.stop_signal.as_str() {
         "" => libc::SIGTERM,
         other => signal_number(other).unwrap_or(libc::SIGTERM),
     };
-    let start = StartFile { owner: (setup.user.uid, setup.user.gid), stop_signal };
+    let start = StartFile { owner, scaffold, stop_signal };
     DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;
     let mut path = dir.join(CONFIG_FILE);
     if has_foreign_variables(container) {
@@ -274,6 +335,14 @@ fn write_container(
     }
     write_whole(&path, &document).map_err(fault::files)?;
     write_whole(&dir.join(START_FILE), &start).map_err(fault::files)
+}
+
+/// The machine's id of an id inside.
+fn outside(ids: Option<IdRange>, id: u32) -> Result<u32, RootfsError> {
+    match ids {
+        None => Ok(id),
+        Some(ids) => ids.outside(id).ok_or(RootfsError::Beyond { id, count: ids.count }),
+    }
 }
 
 /// Who runs a container: the image's user, unless the manifest says who.

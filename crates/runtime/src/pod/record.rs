@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use model::{Kind, PastRun, WorkloadSpec, lifecycle::Facts};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
+use userns::IdRange;
 use uuid::Uuid;
 
 use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole, write_whole};
@@ -89,6 +90,9 @@ pub struct Record {
     /// The runs of each container.
     #[serde(default)]
     pub runs: Vec<Runs>,
+    /// Ids of its user namespace, if it has one.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// Its place in the network, while it has one.
     #[serde(default)]
     pub attachment: Option<Attachment>,
@@ -109,6 +113,7 @@ impl Record {
             recorded_at: Timestamp::now(),
             image_digests: vec![None; count],
             runs: vec![Runs::default(); count],
+            ids: None,
             attachment: None,
             facts: None,
         }

@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
 
 /// Most that is read of `/etc/passwd` or `/etc/group`.
 const MAX_ACCOUNT_BYTES: u64 = 1 << 20;
@@ -64,6 +64,16 @@ pub enum RootfsError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// An id that a pod's user namespace does not have.
+    #[error(
+        "id {id} is not one of the {count} ids of a pod's user namespace; runAsUser and runAsGroup name others"
+    )]
+    Beyond {
+        /// Which.
+        id: u32,
+        /// How many there are, from 0 on.
+        count: u32,
     },
     /// A working directory that is not an absolute path without `..`.
     #[error("working directory {path:?} is not an absolute path")]
@@ -194,11 +204,12 @@ fn read_accounts(rootfs: &Path, path: &str, file: &'static str) -> Result<String
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Makes sure that the folder that a program starts in exists, and gives its path inside the container.
+/// Makes sure that the folder that a program starts in exists, and gives its path inside the container. What has to be
+/// made belongs to `owner`, user and group.
 ///
 /// # Errors
 /// If it is no absolute path, leads to a folder of the kernel, or cannot be made.
-pub fn ensure_working_dir(rootfs: &Path, path: &str) -> Result<PathBuf, RootfsError> {
+pub fn ensure_working_dir(rootfs: &Path, path: &str, owner: u32) -> Result<PathBuf, RootfsError> {
     let path = if path.is_empty() { "/" } else { path };
     let mut wanted = PathBuf::new();
     for component in Path::new(path).components() {
@@ -224,7 +235,12 @@ pub fn ensure_working_dir(rootfs: &Path, path: &str) -> Result<PathBuf, RootfsEr
         current = match open_in(&base, &walked, flags) {
             Ok(next) => next,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                mkdirat(&current, name, Mode::from_raw_mode(0o755)).map_err(|error| failed(error.into()))?;
+                let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner));
+                mkdirat(&current, name, Mode::from_raw_mode(0o755))
+                    .and_then(|()| {
+                        chownat(&current, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+                    })
+                    .map_err(|error| failed(error.into()))?;
                 open_in(&base, &walked, flags).map_err(failed)?
             }
             Err(error) => return Err(failed(error)),
@@ -306,18 +322,18 @@ mod tests {
         fs::create_dir(root.path().join("proc")).unwrap();
         symlink(outside.path(), root.path().join("away")).unwrap();
         symlink("proc", root.path().join("sly")).unwrap();
-        assert_eq!(ensure_working_dir(root.path(), "").unwrap(), Path::new("/"));
-        assert_eq!(ensure_working_dir(root.path(), "/srv/app/").unwrap(), Path::new("/srv/app"));
+        assert_eq!(ensure_working_dir(root.path(), "", 0).unwrap(), Path::new("/"));
+        assert_eq!(ensure_working_dir(root.path(), "/srv/app/", 0).unwrap(), Path::new("/srv/app"));
         assert!(root.path().join("srv/app").is_dir());
-        assert!(ensure_working_dir(root.path(), "/away/x").is_err());
+        assert!(ensure_working_dir(root.path(), "/away/x", 0).is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         for path in ["/proc/self/fd/7", "/sly/self", "/sly"] {
-            let error = ensure_working_dir(root.path(), path).unwrap_err();
+            let error = ensure_working_dir(root.path(), path, 0).unwrap_err();
             assert!(matches!(error, RootfsError::KernelFolder { .. }), "{path}: {error}");
         }
-        assert!(matches!(ensure_working_dir(root.path(), "srv"), Err(RootfsError::NotAbsolute { .. })));
+        assert!(matches!(ensure_working_dir(root.path(), "srv", 0), Err(RootfsError::NotAbsolute { .. })));
         assert!(matches!(
-            ensure_working_dir(root.path(), "/srv/../.."),
+            ensure_working_dir(root.path(), "/srv/../..", 0),
             Err(RootfsError::NotAbsolute { .. })
         ));
     }

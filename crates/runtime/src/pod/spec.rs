@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use images::ImageConfig;
 use model::{ContainerSpec, manifest::security::Security};
 use serde_json::{Value, json};
+use userns::IdRange;
 
 use super::rootfs::ContainerUser;
 
@@ -48,6 +49,8 @@ pub struct ContainerSetup {
     pub etc_dir: PathBuf,
     /// Files that hold the pod's namespaces: network, ipc, uts.
     pub namespaces: (PathBuf, PathBuf, PathBuf),
+    /// Ids of the pod's user namespace, if it has one.
+    pub ids: Option<IdRange>,
     /// Who runs it.
     pub user: ContainerUser,
     /// Where it starts: exists.

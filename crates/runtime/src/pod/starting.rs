@@ -109,6 +109,7 @@ impl PodRuntime {
             log: place.log(index, run),
             oci_root: place.oci(),
             owner: start.owner,
+            scaffold: start.scaffold,
             stop_signal: start.stop_signal,
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),

@@ -7,3 +7,4 @@ mod lives;
 mod node;
 mod restarts;
 mod security;
+mod table;

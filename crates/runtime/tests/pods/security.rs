@@ -10,13 +10,13 @@ use runtime::{InstanceSpec, Runtime};
 use crate::node::{Node, in_namespaces, plain, pod, script};
 
 /// A pod whose only container tries these things.
-fn probing(image: String, words: &[&str]) -> InstanceSpec {
+pub fn probing(image: String, words: &[&str]) -> InstanceSpec {
     let command = ["/bin/probe"].iter().chain(words).map(|word| (*word).to_owned()).collect();
     pod(vec![ContainerSpec { image, command, ..plain("probe") }])
 }
 
 /// What the probe says in a pod of its own.
-async fn probe(node: &Node, words: &[&str]) -> Vec<String> {
+pub async fn probe(node: &Node, words: &[&str]) -> Vec<String> {
     let spec = probing(node.load_probe().await, words);
     node.run(&spec).await;
     let facts = node.ended(&spec).await;

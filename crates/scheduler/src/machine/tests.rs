@@ -24,6 +24,7 @@ fn facts() -> NodeFacts {
         kernel: String::new(),
         version: String::new(),
         cgroups: "v2".to_owned(),
+        user_namespaces: "yes".to_owned(),
         kinds: vec![Kind::Pod],
         labels: BTreeMap::new(),
         cpu: Cpu(2000),

@@ -158,6 +158,9 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
     sheet.field("System", &format!("{}, kernel {}, {}", facts.os, facts.kernel, facts.architecture));
     sheet.field("Riklet", &facts.version);
     sheet.field("Cgroups", &facts.cgroups);
+    if !facts.user_namespaces.is_empty() {
+        sheet.field("User namespaces", &facts.user_namespaces);
+    }
     sheet.field("Kinds", &facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     sheet.maybe("Labels", (!facts.labels.is_empty()).then(|| pairs(&facts.labels)));
     sheet.field(

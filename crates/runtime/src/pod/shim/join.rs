@@ -118,11 +118,9 @@ fn guide(
     // Files of the host are opened while its root is still ours.
     let stdio = open_stdio(order).map_err(at("its standard files"))?;
     let confinement = Confinement::read(&order.container_dir).map_err(at("its seccomp filter"))?;
-    if order.copy.is_some() {
-        // It does not become a program of the container, so the container is to see nothing of what it is.
-        // SAFETY: a plain call.
-        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-    }
+    // Until it is a program of the container, the container is to see nothing of what it is, its program least of all.
+    // SAFETY: a plain call.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
     enter_namespaces(container).map_err(at("entering its namespaces"))?;
     let (go, hold) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     match fork_beside().map_err(at("a process inside"))? {
@@ -164,8 +162,7 @@ fn open_stdio(order: &ExecOrder) -> io::Result<Stdio> {
             OpenOptions::new().read(!write).write(write).custom_flags(flags).open(order.dir.join(name))?;
         ioctl_fionbio(&file, false)?;
         // So that programs that open `/dev/stdout` may.
-        let user = order.process.user();
-        std::os::unix::fs::fchown(&file, Some(user.uid()), Some(user.gid()))?;
+        std::os::unix::fs::fchown(&file, Some(order.owner.0), Some(order.owner.1))?;
         Ok(file.into())
     };
     Ok(Stdio::Files([open(STDIO[0], false)?, open(STDIO[1], true)?, open(STDIO[2], true)?]))
@@ -189,8 +186,19 @@ fn enter_namespaces(container: &OwnedFd) -> io::Result<()> {
     // A process may not enter the user namespace that it is in.
     match set(ALL | libc::CLONE_NEWUSER) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set(ALL),
-        done => done,
+        Ok(()) => become_root(),
+        failed => failed,
     }
+}
+
+/// Becomes root of the user namespace that was entered: the machine's own root is nobody there, and what it makes, such as
+/// a terminal, would be nobody's.
+fn become_root() -> io::Result<()> {
+    // SAFETY: plain calls; this process has one thread.
+    if unsafe { libc::setresgid(0, 0, 0) != 0 || libc::setresuid(0, 0, 0) != 0 } {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Forks a process that is a sibling: its parent is the shim, which reaps it.

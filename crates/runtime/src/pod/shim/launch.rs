@@ -153,6 +153,9 @@ fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, Strin
     if let Groups::Legacy { shown, .. } = &order.groups {
         libcgroups::show(shown.clone());
     }
+    if let Some(scaffold) = &order.scaffold {
+        scaffold.build()?;
+    }
     // A container that an earlier attempt left half created has never run anything: it makes room.
     let id = order.index.to_string();
     let _ = fs::remove_dir_all(order.oci_root.join(&id));

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::pod::cgroup::Groups;
+use crate::pod::{cgroup::Groups, scaffold::Scaffold};
 
 /// Version of what is said here. A shim of another version is asked to become this program.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
@@ -94,6 +94,8 @@ pub struct ContainerOrder {
     pub oci_root: PathBuf,
     /// User and group that its program runs as: they own its standard files.
     pub owner: (u32, u32),
+    /// What is gathered for it, if it is in a user namespace.
+    pub scaffold: Option<Scaffold>,
     /// Signal that asks it to end.
     pub stop_signal: i32,
     /// Its control groups.
@@ -120,6 +122,8 @@ pub struct ExecOrder {
     pub groups: Groups,
     /// What it is, in the words of the runtime specification.
     pub process: Process,
+    /// User and group of the machine that own its standard files.
+    pub owner: (u32, u32),
     /// Size of its terminal, rows and columns, if it has one.
     pub terminal: Option<(u16, u16)>,
     /// What is to be done instead of becoming a program.

@@ -35,6 +35,7 @@ fn setup() -> ContainerSetup {
         rootfs: at("c/0/rootfs"),
         etc_dir: at("etc"),
         namespaces: (at("ns/net"), at("ns/ipc"), at("ns/uts")),
+        ids: None,
         user: ContainerUser { uid: 101, gid: 102, groups: vec![200] },
         working_dir: PathBuf::from("/srv"),
         hostname: "web".to_owned(),

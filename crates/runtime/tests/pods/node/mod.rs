@@ -246,6 +246,7 @@ fn config(state: &Path) -> PodRuntimeConfig {
         shim: ShimCommand { program, args: vec!["shim".to_owned()] },
         registry: RegistryConfig::default(),
         host_paths: vec![state.with_file_name("open")],
+        user_namespaces: true,
         network: NetworkConfig {
             bridge: "riktest0".to_owned(),
             subnet: "10.213.0.0/24".parse::<Subnet>().unwrap(),

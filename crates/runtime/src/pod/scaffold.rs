@@ -1,0 +1,195 @@
+//! What a container in a user namespace is made from, gathered where its creator may go.
+//!
+//! ```text
+//!  the creator, in a mount namespace of its own:
+//!    <place>          a small file system in memory, over a directory that everybody may enter
+//!    <place>/rootfs   the root file system
+//!    <place>/net …    the pod's namespaces
+//!    <place>/0 …      each volume and file of the pod, with mapped owners
+//! ```
+//! Inside a user namespace, a process that becomes a container is a stranger to the machine: it cannot pass through our
+//! directories, which are root's alone, and should not. Nobody else ever sees the scaffold; it ends with the creator.
+//!
+//! *Guarantee*: an owner on a volume is the same id inside, and root there is root only on the files that it was given.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, fstat, openat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    },
+    thread::UnshareFlags,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Directories that every machine has and everybody may enter; the first that does not hold our own files is covered, for
+/// the creator alone.
+const PLACES: [&str; 3] = ["/dev/shm", "/mnt", "/media"];
+
+/// What a creator gathers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaffold {
+    /// The directory that is covered.
+    pub place: PathBuf,
+    /// File of the user namespace that owners are mapped by.
+    pub namespace: PathBuf,
+    /// What is mounted there.
+    pub trees: Vec<Tree>,
+}
+
+/// A directory or file there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tree {
+    /// Its name there.
+    pub name: String,
+    /// Where it is on the machine.
+    pub source: PathBuf,
+    /// Whether its owners are those of inside.
+    pub mapped: bool,
+}
+
+/// Makes a runtime specification one for a user namespace, and says what its creator has to gather.
+///
+/// # Errors
+/// No directory of the machine can be covered.
+pub fn move_onto(document: &mut Value, namespace: PathBuf, state_dir: &Path) -> io::Result<Scaffold> {
+    let place =
+        PLACES.iter().map(PathBuf::from).find(|place| place.is_dir() && !state_dir.starts_with(place));
+    let place = place.ok_or_else(|| {
+        let why = format!("none of the directories {} can be used", PLACES.join(", "));
+        io::Error::new(io::ErrorKind::NotFound, why)
+    })?;
+    let mut scaffold = Scaffold { place, namespace, trees: Vec::new() };
+    scaffold.take(document.pointer_mut("/root/path"), "rootfs".to_owned(), false);
+    let namespaces = document.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
+    for own in namespaces.into_iter().flatten() {
+        let kind = own["type"].as_str().unwrap_or_default().to_owned();
+        scaffold.take(own.get_mut("path"), kind, false);
+    }
+    let mounts = document.pointer_mut("/mounts").and_then(Value::as_array_mut);
+    for (number, mount) in mounts.into_iter().flatten().filter(|mount| mount["type"] == "bind").enumerate() {
+        scaffold.take(mount.get_mut("source"), number.to_string(), true);
+    }
+    if let Some(Value::Array(namespaces)) = document.pointer_mut("/linux/namespaces") {
+        // Entered first, and from outside: it stays where it is.
+        namespaces.push(json!({ "type": "user", "path": scaffold.namespace }));
+    }
+    Ok(scaffold)
+}
+
+impl Scaffold {
+    fn take(&mut self, path: Option<&mut Value>, name: String, mapped: bool) {
+        let Some(path) = path else { return };
+        let Some(source) = path.as_str().map(PathBuf::from) else { return };
+        *path = json!(self.place.join(&name));
+        self.trees.push(Tree { name, source, mapped });
+    }
+
+    /// Gathers everything, in a new mount namespace of the calling process, which must have one thread.
+    ///
+    /// # Errors
+    /// What cannot be had, in words.
+    pub fn build(&self) -> Result<(), String> {
+        let words = |tree: &Tree| {
+            let path = tree.source.display().to_string();
+            move |error: io::Error| format!("taking {path} along: {error}")
+        };
+        let namespace =
+            File::open(&self.namespace).map_err(|error| format!("its user namespace: {error}"))?;
+        // Before the place is covered: they may be below it.
+        let taken = self.trees.iter().map(|tree| take(tree, &namespace).map_err(words(tree)));
+        let taken: Vec<OwnedFd> = taken.collect::<Result<_, _>>()?;
+        let cover = self.cover().map_err(|error| format!("{}: {error}", self.place.display()))?;
+        for (tree, mount) in self.trees.iter().zip(&taken) {
+            put(&cover, &tree.name, mount).map_err(words(tree))?;
+        }
+        Ok(())
+    }
+
+    /// Covers the place, for this process alone.
+    fn cover(&self) -> io::Result<OwnedFd> {
+        // SAFETY: it does not unshare descriptors, which is what is dangerous about the call; the process has one thread.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", "rik")?;
+        fsconfig_set_string(&context, "mode", "0755")?;
+        fsconfig_create(&context)?;
+        let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+        move_mount(&mount, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        Ok(mount)
+    }
+}
+
+fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, &tree.source, flags)?;
+    if tree.mapped {
+        userns::mapped(&mount, namespace)?;
+    }
+    Ok(mount)
+}
+
+fn put(cover: &OwnedFd, name: &str, mount: &OwnedFd) -> io::Result<()> {
+    if FileType::from_raw_mode(fstat(mount)?.st_mode) == FileType::Directory {
+        rustix::fs::mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(cover, name, flags, Mode::RUSR)?;
+    }
+    Ok(move_mount(mount, "", cover, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specification_names_only_the_scaffold_and_the_scaffold_says_where_it_all_comes_from() {
+        let mut document = json!({
+            "root": { "path": "/state/c/0/rootfs" },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/etc/hosts", "type": "bind", "source": "/state/etc/hosts" },
+            ],
+            "linux": { "namespaces": [{ "type": "pid" }, { "type": "network", "path": "/state/ns/net" }] },
+        });
+        let scaffold =
+            move_onto(&mut document, "/state/ns/user".into(), Path::new("/dev/shm/state")).unwrap();
+        assert_eq!(scaffold.place, Path::new("/mnt"));
+        assert_eq!(
+            document,
+            json!({
+                "root": { "path": "/mnt/rootfs" },
+                "mounts": [
+                    { "destination": "/proc", "type": "proc", "source": "proc" },
+                    { "destination": "/etc/hosts", "type": "bind", "source": "/mnt/0" },
+                ],
+                "linux": { "namespaces": [
+                    { "type": "pid" },
+                    { "type": "network", "path": "/mnt/network" },
+                    { "type": "user", "path": "/state/ns/user" },
+                ] },
+            })
+        );
+        let told = scaffold
+            .trees
+            .iter()
+            .map(|tree| format!("{} {} {}", tree.name, tree.source.display(), tree.mapped));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            ["rootfs /state/c/0/rootfs false", "network /state/ns/net false", "0 /state/etc/hosts true"]
+        );
+    }
+}
