@@ -1,6 +1,7 @@
 //! How registries are reached: mirrors, plain HTTP, time limits. Held by the node agent's configuration file.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use crate::reference::{ReferenceFault, check_registry, host_of, is_loopback};
 
 /// Where the registry called `docker.io` answers.
 const DOCKER_ENDPOINT: &str = "registry-1.docker.io";
+/// Token services of well-known registries that are on another host.
+const TOKEN_HOSTS: [(&str, &str); 2] =
+    [("docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
 /// Mirrors of one registry: each costs a whole round of tries before the next.
 const MIRRORS_MAX: usize = 8;
 
@@ -22,6 +26,14 @@ pub struct RegistryConfig {
     /// Registries reached by plain HTTP: `host:port`, or `host` for every port. This machine (`localhost`, 127.0.0.0/8,
     /// ::1) always is; all others need HTTPS.
     pub insecure: Vec<String>,
+    /// File with logins, as docker's `config.json`; read at each pull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logins: Option<PathBuf>,
+    /// Hosts of token services that are told a registry's logins, beside its own host:
+    /// `"registry.example" = ["auth.example"]`.
+    pub token_hosts: BTreeMap<String, Vec<String>>,
+    /// Files with certificates, in PEM, of authorities that registries may have beside those that this machine trusts.
+    pub authorities: Vec<PathBuf>,
     /// Seconds until a registry must have taken a connection.
     pub connect_timeout_seconds: u64,
     /// Seconds that a registry may be silent within an answer.
@@ -69,11 +81,21 @@ pub(crate) struct Endpoint {
     pub(crate) loopback: bool,
 }
 
+impl Endpoint {
+    /// The host that is really asked.
+    fn host(&self) -> &str {
+        self.base.split_once("://").map_or("", |(_, host)| host)
+    }
+}
+
 impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             mirrors: BTreeMap::new(),
             insecure: Vec::new(),
+            logins: None,
+            token_hosts: BTreeMap::new(),
+            authorities: Vec::new(),
             connect_timeout_seconds: 10,
             idle_timeout_seconds: 30,
             pull_deadline_seconds: 1800,
@@ -96,6 +118,10 @@ impl RegistryConfig {
             if mirrors.len() > MIRRORS_MAX {
                 return Err(ConfigError::TooManyMirrors { registry: registry.clone() });
             }
+        }
+        for (registry, hosts) in &self.token_hosts {
+            host("token_hosts", registry)?;
+            hosts.iter().try_for_each(|listed| host("token_hosts", listed))?;
         }
         self.insecure.iter().try_for_each(|registry| host("insecure", registry))?;
         for (key, seconds) in [
@@ -120,6 +146,18 @@ impl RegistryConfig {
         let mirrors = self.mirrors.iter().find(here).map(|(_, mirrors)| mirrors);
         let mirrors = mirrors.into_iter().flatten();
         mirrors.map(String::as_str).chain([reference.registry()]).map(|host| self.endpoint(host)).collect()
+    }
+
+    /// Whether the token service `host` may be told a login for the registry `endpoint`.
+    pub(crate) fn may_tell(&self, endpoint: &Endpoint, host: &str) -> bool {
+        let own = [endpoint.name.as_str(), endpoint.host()];
+        let listed = self.token_hosts.get(&endpoint.name).into_iter().flatten().map(String::as_str);
+        let known =
+            TOKEN_HOSTS.iter().filter(|(registry, _)| *registry == endpoint.name).map(|(_, host)| *host);
+        own.into_iter()
+            .chain(listed)
+            .chain(known)
+            .any(|told| host_of(told).eq_ignore_ascii_case(host_of(host)))
     }
 
     fn endpoint(&self, host: &str) -> Endpoint {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::{Digest, DocumentError, ImageConfig, Reference, ReferenceError, RegistryError, UnpackError};
+use crate::{
+    Digest, DocumentError, ImageConfig, LoginError, Reference, ReferenceError, RegistryError, UnpackError,
+};
 
 /// An image whose every layer is unpacked and verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,23 @@ pub enum PullError {
     /// A registry did not give it.
     #[error(transparent)]
     Registry(RegistryError),
+    /// It is not on this node, and is not to be pulled.
+    #[error(
+        "{reference} is not on this node, and its imagePullPolicy is Never; `rikctl image load` brings it here"
+    )]
+    NotHere {
+        /// Which image.
+        reference: Reference,
+    },
+    /// The logins that this node has cannot be used.
+    #[error("no registry was asked for {reference}")]
+    Logins {
+        /// Which image.
+        reference: Reference,
+        /// Why not.
+        #[source]
+        fault: LoginError,
+    },
     /// Its documents are faulty, or it has nothing for this machine.
     #[error("{reference}: {fault}")]
     Document {
@@ -144,7 +163,7 @@ impl PullError {
             Self::Mirrors { attempts, .. } => attempts.iter().any(|(_, fault)| fault.is_transient()),
             Self::Layer { source, .. } => source.is_transient(),
             Self::Store { source, .. } => source.is_transient(),
-            Self::Document { .. } => false,
+            Self::Document { .. } | Self::NotHere { .. } | Self::Logins { .. } => false,
         }
     }
 }

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use model::manifest::image::PullPolicy;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Endpoint;
 use crate::document::{Config, Document, DocumentError, Manifest, select};
 use crate::flight::Flights;
 use crate::image::{Image, Progress, PullError, StoreError};
@@ -25,7 +25,7 @@ use crate::limits::{CHUNKS_QUEUED, DOCUMENTS_MAX, LAYERS_AT_ONCE, MANIFEST_BYTES
 use crate::registry::{Fetched, Outlet, Repository, Wanted};
 use crate::store::{Arrival, ImageStore, Inner};
 use crate::unpack::{Promise, unpack};
-use crate::{Digest, Reference, RegistryError, UnpackError};
+use crate::{Digest, Logins, Reference, RegistryError, UnpackError};
 
 pub(crate) type ImageFlights = Flights<String, watch::Receiver<Progress>, Result<Arc<Image>, PullError>>;
 /// Layers by diffID; the news are the compressed bytes seen so far.
@@ -49,38 +49,71 @@ struct Layer {
     diff_id: Digest,
 }
 
+/// How an image is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// When a registry is asked.
+    pub policy: PullPolicy,
+    /// Logins for it, before those of the node.
+    pub logins: Logins,
+}
+
+impl Wish {
+    /// What pulls that may be shared have in common: the same name, asked in the same way by the same people.
+    fn key(&self, reference: &Reference) -> String {
+        let logins = if self.logins.is_empty() {
+            String::new()
+        } else {
+            let held = self.logins.headers();
+            Digest::of(held.as_bytes()).to_string()
+        };
+        format!("{reference} {:?} {logins}", self.policy)
+    }
+}
+
 impl ImageStore {
     /// The image of that name; pulled if it is not here. A name that is here is used without asking any registry.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_as`].
+    pub async fn ensure(&self, reference: &Reference) -> Result<Arc<Image>, PullError> {
+        self.ensure_as(reference, &Wish::default()).await
+    }
+
+    /// The image of that name, as it is wanted.
     ///
     /// Dropping the future ends this wait only; the pull goes on for others, and ends with the last.
     ///
     /// # Errors
     /// The registry cannot be reached or has no such image, or what it gives is faulty or too large.
-    pub async fn ensure(&self, reference: &Reference) -> Result<Arc<Image>, PullError> {
-        if let Some(image) = self.inner.get(reference) {
-            return Ok(image);
+    pub async fn ensure_as(&self, reference: &Reference, wish: &Wish) -> Result<Arc<Image>, PullError> {
+        match (self.inner.get(reference), wish.policy) {
+            (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(image),
+            (None, PullPolicy::Never) => return Err(PullError::NotHere { reference: reference.clone() }),
+            (_, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => {}
         }
         let (publish, progress) = watch::channel(Progress::default());
-        let (inner, name) = (Arc::clone(&self.inner), reference.clone());
-        let seat =
-            self.inner.image_flights.join(reference.to_string(), progress, || pull(inner, name, publish));
+        let (inner, name, own) = (Arc::clone(&self.inner), reference.clone(), wish.clone());
+        let work = || pull(inner, name, own, publish);
+        let seat = self.inner.image_flights.join(wish.key(reference), progress, work);
         let broken_off = || Err(PullError::BrokenOff { reference: reference.clone() });
         seat.flight.outcome().await.unwrap_or_else(broken_off)
     }
 
     /// How far the pull of an image has come, while one is under way.
-    pub fn progress(&self, reference: &Reference) -> Option<watch::Receiver<Progress>> {
-        self.inner.image_flights.look(&reference.to_string(), Clone::clone)
+    pub fn progress(&self, reference: &Reference, wish: &Wish) -> Option<watch::Receiver<Progress>> {
+        self.inner.image_flights.look(&wish.key(reference), Clone::clone)
     }
 }
 
 async fn pull(
     store: Arc<Inner>,
     reference: Reference,
+    wish: Wish,
     publish: watch::Sender<Progress>,
 ) -> Result<Arc<Image>, PullError> {
     let deadline = store.config.pull_deadline();
-    match tokio::time::timeout(deadline, pull_from_any(&store, &reference, &publish)).await {
+    match tokio::time::timeout(deadline, pull_from_any(&store, &reference, wish, &publish)).await {
         Ok(done) => done,
         Err(_) => Err(PullError::Deadline { reference, seconds: deadline.as_secs() }),
     }
@@ -89,16 +122,29 @@ async fn pull(
 async fn pull_from_any(
     store: &Arc<Inner>,
     reference: &Reference,
+    wish: Wish,
     publish: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, PullError> {
     // It may have arrived between the caller's look and this flight.
-    if let Some(image) = store.get(reference) {
+    if let Some(image) = store.get(reference)
+        && wish.policy != PullPolicy::Always
+    {
         return Ok(image);
     }
+    let logins = match &store.config.logins {
+        None => wish.logins,
+        Some(file) => {
+            let of_node = Logins::read(file);
+            let fault = |fault| PullError::Logins { reference: reference.clone(), fault };
+            wish.logins.then(of_node.map_err(fault)?)
+        }
+    };
     let mut attempts = Vec::new();
     for endpoint in store.config.endpoints(reference) {
         let host = endpoint.name.clone();
-        match pull_from(store, reference, endpoint, publish).await {
+        let path = reference.repository().to_owned();
+        let login = logins.find(&host, &path).cloned();
+        match pull_from(store, reference, Repository { endpoint, path, login }, publish).await {
             Ok(image) => {
                 tracing::info!(image = %reference, image.digest = %image.digest, registry = %host, "image pulled");
                 return Ok(image);
@@ -115,12 +161,15 @@ async fn pull_from_any(
 async fn pull_from(
     store: &Arc<Inner>,
     reference: &Reference,
-    endpoint: Endpoint,
+    repository: Repository,
     publish: &watch::Sender<Progress>,
 ) -> Result<Arc<Image>, PullError> {
-    let repository = Repository { endpoint, path: reference.repository().to_owned() };
     let faulty = |fault| PullError::Document { reference: reference.clone(), fault };
     let (digest, fetched, manifest) = fetch_manifest(store, reference, &repository).await?;
+    // The name means what it meant: nothing is to be fetched.
+    if let Some(image) = store.get(reference).filter(|image| image.digest == digest) {
+        return Ok(image);
+    }
     let config = Wanted {
         digest: manifest.config.digest,
         size: manifest.config.size,

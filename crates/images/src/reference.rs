@@ -119,6 +119,14 @@ impl Reference {
         self.0.digest
     }
 
+    /// The same repository's image of this digest, whatever its tags mean.
+    #[must_use]
+    pub fn by_digest(&self, digest: Digest) -> Self {
+        let Parts { registry, repository, .. } = &*self.0;
+        let (registry, repository) = (registry.clone(), repository.clone());
+        Self(Arc::new(Parts { registry, repository, tag: None, digest: Some(digest) }))
+    }
+
     /// What a registry is asked for: the digest if there is one, else the tag.
     pub(crate) fn selector(&self) -> String {
         match (&self.0.digest, &self.0.tag) {

@@ -281,6 +281,7 @@ impl Inner {
             layers: arrival.config.diff_ids.clone(),
             boot: Some(self.boot.clone()),
         });
+        let old = self.keep_used(&mut index, &arrival.reference, manifest);
         let name = NameRecord { digest: arrival.digest, manifest, pulled: jiff::Timestamp::now() };
         index.names.insert(arrival.reference.to_string(), name.clone());
         let image = Arc::new(describe(&self.root, arrival.reference, &name, arrival.config, &index));
@@ -288,11 +289,27 @@ impl Inner {
         let mut state = self.state();
         state.loose.retain(|diff_id, _| !index.layers.contains_key(diff_id));
         state.index = index;
+        state.images.extend(old.map(|old| (old.reference.to_string(), Arc::new(old))));
         state.images.insert(image.reference.to_string(), Arc::clone(&image));
         drop(state);
         drop(writing);
         settling::begin(self);
         Ok(image)
+    }
+
+    /// If a name is about to mean another image while root filesystems stand on the one that it means now, that one keeps
+    /// a name by its digest: containers that start again find it, and it is not cleared away as nameless.
+    fn keep_used(&self, index: &mut Index, reference: &Reference, manifest: Digest) -> Option<Image> {
+        let state = self.state();
+        let before = index.names.get(&reference.to_string())?;
+        if before.manifest == manifest || state.leases.users_of(before.manifest) == 0 {
+            return None;
+        }
+        let old = state.images.get(&reference.to_string())?;
+        let pinned = reference.by_digest(before.digest);
+        let before = before.clone();
+        index.names.insert(pinned.to_string(), before);
+        Some(Image { reference: pinned, ..Image::clone(old) })
     }
 
     fn remove(&self, reference: &Reference) -> Result<(), RemoveError> {

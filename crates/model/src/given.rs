@@ -11,6 +11,7 @@ use std::{
 use crate::manifest::{
     ContainerSpec, EnvVar, WorkloadSpec,
     given::{EnvFrom, EnvSource, KeyRef, ObjectVolume},
+    image::LOGINS_KEY,
     volume::Volume,
 };
 
@@ -96,7 +97,24 @@ impl Given {
         for container in spec.all_containers() {
             self.variables(container)?;
         }
+        self.logins(spec)?;
         spec.volumes.iter().filter_map(of_volume).try_for_each(|(kind, own)| self.files(kind, own).map(drop))
+    }
+
+    /// The documents with logins of registries, and the names of their secrets.
+    ///
+    /// # Errors
+    /// The sentence says what is missing.
+    pub fn logins<'a>(&'a self, spec: &'a WorkloadSpec) -> Result<Vec<(&'a str, &'a [u8])>, String> {
+        let each = spec.image_pull_secrets.iter().map(|own| {
+            let Some(contents) = self.object(ObjectKind::Secret, &own.name) else {
+                return Err(missing(ObjectKind::Secret, &own.name));
+            };
+            let document = contents.get(LOGINS_KEY);
+            let document = document.ok_or_else(|| missing_key(ObjectKind::Secret, &own.name, LOGINS_KEY))?;
+            Ok((own.name.as_str(), document.as_slice()))
+        });
+        each.collect()
     }
 
     /// The container's variables with their values: those of whole objects first, so that single ones win.
@@ -174,7 +192,8 @@ pub fn named(spec: &WorkloadSpec) -> BTreeSet<ObjectId> {
         whole.chain(single.map(|(kind, wanted)| (kind, wanted.name.clone())))
     });
     let volumes = spec.volumes.iter().filter_map(of_volume);
-    variables.chain(volumes.map(|(kind, own)| (kind, own.name.clone()))).collect()
+    let logins = spec.image_pull_secrets.iter().map(|own| (ObjectKind::Secret, own.name.clone()));
+    variables.chain(volumes.map(|(kind, own)| (kind, own.name.clone()))).chain(logins).collect()
 }
 
 /// Whether a container's variables come from elsewhere.

@@ -71,6 +71,9 @@ struct Run {
     /// Directories of the machine that volumes of instances may be below, with commas between them; none if absent
     #[arg(long, env = "RIKLET_HOSTPATH_ALLOW", value_delimiter = ',')]
     hostpath_allow: Option<Vec<PathBuf>>,
+    /// File with logins of registries, as docker's config.json; read at each pull
+    #[arg(long, env = "RIKLET_REGISTRY_LOGINS", value_name = "FILE")]
+    registry_logins: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -142,6 +145,8 @@ fn run(args: Run) -> anyhow::Result<()> {
     }
     let host_paths = args.hostpath_allow.unwrap_or(file.hostpath_allow);
     config::check_host_paths(&host_paths)?;
+    let mut registries = file.registries.unwrap_or_default();
+    registries.logins = args.registry_logins.or(registries.logins);
     let mut labels = file.labels;
     labels.extend(args.labels.unwrap_or_default());
     let config = start::Config {
@@ -151,7 +156,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         labels,
         uplink: args.iface.filter(|name| !name.is_empty()),
         host_paths,
-        registries: file.registries.unwrap_or_default(),
+        registries,
         shim: ShimCommand::default(),
     };
     tokio()?.block_on(async {

@@ -13,7 +13,26 @@ use serde::Deserialize;
 
 use crate::config::Endpoint;
 use crate::limits::{CHALLENGE_BYTES_MAX, TOKEN_AGE_DEFAULT, TOKEN_AGE_MAX, TOKENS_MAX};
+use crate::login::Login;
 use crate::reference::host_of;
+
+/// What a `WWW-Authenticate` header asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// A token.
+    Token(Challenge),
+    /// User and password, with every request.
+    Login,
+}
+
+/// Reads the header; `None` if it makes no sense.
+pub(super) fn parse_demand(header: &str) -> Option<Demand> {
+    let scheme = header.trim_start().split(' ').next()?;
+    if scheme.eq_ignore_ascii_case("basic") {
+        return Some(Demand::Login);
+    }
+    parse_challenge(header).map(Demand::Token)
+}
 
 /// What a `WWW-Authenticate: Bearer` header asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +41,8 @@ pub(super) struct Challenge {
     pub(super) service: Option<String>,
 }
 
-/// Reads the header; `None` if it asks for something else than a token (Basic) or makes no sense.
-pub(super) fn parse_challenge(header: &str) -> Option<Challenge> {
+/// Reads the header; `None` if it asks for something else or makes no sense.
+fn parse_challenge(header: &str) -> Option<Challenge> {
     if header.len() > CHALLENGE_BYTES_MAX {
         return None;
     }
@@ -134,26 +153,28 @@ pub(super) struct TokenAnswer {
     expires_in: Option<i64>,
 }
 
-/// Tokens that still hold, by registry and repository.
+/// Whom a token was given to, and for what.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Holder {
+    pub(super) registry: String,
+    pub(super) repository: String,
+    pub(super) login: Option<Login>,
+}
+
+/// Values of the `Authorization` header that still hold.
 #[derive(Default)]
 pub(super) struct Tokens {
-    held: BTreeMap<(String, String), (String, Instant)>,
+    held: BTreeMap<Holder, (String, Instant)>,
 }
 
 impl Tokens {
-    pub(super) fn get(&self, registry: &str, repository: &str, now: Instant) -> Option<String> {
-        let (token, until) = self.held.get(&(registry.to_owned(), repository.to_owned()))?;
-        (now < *until).then(|| token.clone())
+    pub(super) fn get(&self, holder: &Holder, now: Instant) -> Option<String> {
+        let (value, until) = self.held.get(holder)?;
+        (now < *until).then(|| value.clone())
     }
 
     /// Keeps the token of an answer; `None` if it has none that fits a header.
-    pub(super) fn put(
-        &mut self,
-        registry: &str,
-        repository: &str,
-        answer: TokenAnswer,
-        now: Instant,
-    ) -> Option<String> {
+    pub(super) fn put(&mut self, holder: &Holder, answer: TokenAnswer, now: Instant) -> Option<String> {
         let token = answer.token.or(answer.access_token)?;
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return None;
@@ -162,16 +183,21 @@ impl Tokens {
             None => TOKEN_AGE_DEFAULT,
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(TOKEN_AGE_MAX),
         };
+        Some(self.keep(holder, format!("Bearer {token}"), now, age))
+    }
+
+    /// Keeps a header's value.
+    pub(super) fn keep(&mut self, holder: &Holder, value: String, now: Instant, age: Duration) -> String {
         self.held.retain(|_, (_, until)| now < *until);
         if self.held.len() >= TOKENS_MAX {
             self.held.pop_first();
         }
-        self.held.insert((registry.to_owned(), repository.to_owned()), (token.clone(), now + age));
-        Some(token)
+        self.held.insert(holder.clone(), (value.clone(), now + age));
+        value
     }
 
-    pub(super) fn forget(&mut self, registry: &str, repository: &str) {
-        self.held.remove(&(registry.to_owned(), repository.to_owned()));
+    pub(super) fn forget(&mut self, holder: &Holder) {
+        self.held.remove(holder);
     }
 }
 
@@ -250,16 +276,21 @@ mod tests {
             access_token: None,
             expires_in,
         };
+        let holder = |registry: &str, repository: &str| Holder {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            login: None,
+        };
         let later = |seconds| now + Duration::from_secs(seconds);
-        tokens.put("r", "long", answer("t", Some(10 * 365 * 86400)), now).unwrap();
-        assert!(tokens.get("r", "long", later(3599)).is_some());
-        assert!(tokens.get("r", "long", later(3601)).is_none());
-        tokens.put("r", "short", answer("t", Some(-1)), now).unwrap();
-        assert!(tokens.get("r", "short", now).is_none());
-        tokens.put("r", "plain", answer("t", None), now).unwrap();
-        assert!(tokens.get("r", "plain", later(59)).is_some());
-        assert!(tokens.get("other", "plain", now).is_none());
-        assert_eq!(tokens.put("r", "x", answer("a\r\nb", None), now), None);
-        assert_eq!(tokens.put("r", "x", answer("", None), now), None);
+        tokens.put(&holder("r", "long"), answer("t", Some(10 * 365 * 86400)), now).unwrap();
+        assert!(tokens.get(&holder("r", "long"), later(3599)).is_some());
+        assert!(tokens.get(&holder("r", "long"), later(3601)).is_none());
+        tokens.put(&holder("r", "short"), answer("t", Some(-1)), now).unwrap();
+        assert!(tokens.get(&holder("r", "short"), now).is_none());
+        tokens.put(&holder("r", "plain"), answer("t", None), now).unwrap();
+        assert!(tokens.get(&holder("r", "plain"), later(59)).is_some());
+        assert!(tokens.get(&holder("other", "plain"), now).is_none());
+        assert_eq!(tokens.put(&holder("r", "x"), answer("a\r\nb", None), now), None);
+        assert_eq!(tokens.put(&holder("r", "x"), answer("", None), now), None);
     }
 }

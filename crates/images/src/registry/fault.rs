@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -65,6 +66,30 @@ pub enum RegistryError {
         registry: String,
         /// What was asked for.
         what: String,
+    },
+    /// It does not take the login.
+    #[error(
+        "registry {registry} does not give {what} to user {user:?}: the login is wrong, or not for this image"
+    )]
+    LoginRefused {
+        /// Which registry.
+        registry: String,
+        /// What was asked for.
+        what: String,
+        /// Who asked.
+        user: String,
+    },
+    /// The registry sends to a token service that it is not known to belong to.
+    #[error(
+        "registry {registry} wants the login of user {user:?} told to {host:?}, another host: list that host as one of its token_hosts"
+    )]
+    Stranger {
+        /// Which registry.
+        registry: String,
+        /// Who asked.
+        user: String,
+        /// Where the token service is.
+        host: String,
     },
     /// An answer that is a failure.
     #[error("registry {registry} answered {status} to the request for {what}")]
@@ -138,6 +163,14 @@ pub enum RegistryError {
         /// What came instead.
         reason: String,
     },
+    /// A file with certificates cannot be used.
+    #[error("cannot use the authorities in {path:?}: {reason}")]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// No client could be made: this machine has no certificates to trust.
     #[error("cannot set up encrypted connections: {reason}")]
     Setup {
@@ -158,12 +191,15 @@ impl RegistryError {
             Self::Tls { .. }
             | Self::NotFound { .. }
             | Self::Login { .. }
+            | Self::LoginRefused { .. }
+            | Self::Stranger { .. }
             | Self::TooLarge { .. }
             | Self::Digest { .. }
             | Self::Size { .. }
             | Self::Redirect { .. }
             | Self::Realm { .. }
             | Self::Token { .. }
+            | Self::Authority { .. }
             | Self::Setup { .. } => false,
         }
     }

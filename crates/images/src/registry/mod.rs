@@ -6,7 +6,7 @@
 //! *Guarantees*: every answer is bounded in size and silence; a document that is returned has the digest that was
 //! asked for; a stream that breaks is continued where it broke.
 //!
-//! *Not here*: digests of layers (whoever unpacks checks them, byte by byte); logins.
+//! *Not here*: digests of layers (whoever unpacks checks them, byte by byte); logins of workloads.
 
 mod auth;
 mod fault;
@@ -20,9 +20,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 
 pub use fault::RegistryError;
@@ -30,11 +31,12 @@ pub use fault::RegistryError;
 use crate::config::Endpoint;
 use crate::document::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::limits::{
-    LAYERS_AT_ONCE, MANIFEST_BYTES_MAX, REDIRECTS_MAX, SMALL_ANSWER_DEADLINE, TOKEN_BYTES_MAX,
+    LAYERS_AT_ONCE, MANIFEST_BYTES_MAX, REDIRECTS_MAX, SMALL_ANSWER_DEADLINE, TOKEN_AGE_MAX, TOKEN_BYTES_MAX,
 };
+use crate::login::Login;
 use crate::reference::is_loopback;
 use crate::{Digest, RegistryConfig};
-use auth::Tokens;
+use auth::{Demand, Holder, Tokens};
 use retry::{Tries, retried};
 
 /// Bytes that a stream must have brought since its last break for the break to count as a first one.
@@ -44,6 +46,9 @@ const USER_AGENT: &str = concat!("rik/", env!("CARGO_PKG_VERSION"));
 
 /// All registries.
 pub(crate) struct Registry {
+    config: RegistryConfig,
+    /// Of authorities that this machine's operator adds.
+    authorities: Vec<Certificate>,
     connect_timeout: Duration,
     idle_timeout: Duration,
     /// For HTTPS. Made when it is first needed: it reads this machine's certificates, of which there may be none.
@@ -60,6 +65,18 @@ pub(crate) struct Registry {
 pub(crate) struct Repository {
     pub(crate) endpoint: Endpoint,
     pub(crate) path: String,
+    /// Who asks.
+    pub(crate) login: Option<Login>,
+}
+
+impl Repository {
+    fn holder(&self) -> Holder {
+        Holder {
+            registry: self.endpoint.name.clone(),
+            repository: self.path.clone(),
+            login: self.login.clone(),
+        }
+    }
 }
 
 /// A manifest or index as it came.
@@ -103,8 +120,11 @@ impl Registry {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connect_timeout = Duration::from_secs(config.connect_timeout_seconds);
         let idle_timeout = Duration::from_secs(config.idle_timeout_seconds);
+        let authorities = read_authorities(config)?;
         let without_roots = || client(connect_timeout, idle_timeout).tls_certs_only([]);
         Ok(Self {
+            config: config.clone(),
+            authorities,
             trusting: OnceLock::new(),
             plain: without_roots().build().map_err(setup)?,
             local: without_roots().no_proxy().build().map_err(setup)?,
@@ -237,17 +257,30 @@ impl Registry {
         .await
     }
 
-    /// Makes a request; if the registry wants a token, fetches one and makes it again.
+    /// Makes a request; if the registry wants to know who asks, finds that out and makes it again.
     async fn request(&self, repository: &Repository, ask: &Ask<'_>) -> Result<Response, RegistryError> {
-        let endpoint = &repository.endpoint;
-        let mut token = self.tokens().get(&endpoint.name, &repository.path, Instant::now());
-        let mut response = self.send(repository, ask, token.as_deref()).await?;
+        let (endpoint, holder) = (&repository.endpoint, repository.holder());
+        let mut known = self.tokens().get(&holder, Instant::now());
+        let mut stranger = None;
+        let mut response = self.send(repository, ask, known.as_deref()).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let header = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-            if let Some(challenge) = header.and_then(auth::parse_challenge) {
-                self.tokens().forget(&endpoint.name, &repository.path);
-                token = Some(in_time(&endpoint.name, self.fetch_token(repository, &challenge)).await?);
-                response = self.send(repository, ask, token.as_deref()).await?;
+            let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
+            let demand = headers.filter_map(|value| value.to_str().ok()).find_map(auth::parse_demand);
+            self.tokens().forget(&holder);
+            if let (Some(Demand::Token(challenge)), Some(_)) = (&demand, &repository.login) {
+                stranger = self.stranger(endpoint, challenge);
+            }
+            known = match (demand, &repository.login) {
+                (Some(Demand::Token(challenge)), _) => {
+                    Some(in_time(&endpoint.name, self.fetch_token(repository, &challenge)).await?)
+                }
+                (Some(Demand::Login), Some(login)) => {
+                    Some(self.tokens().keep(&holder, login.header(), Instant::now(), TOKEN_AGE_MAX))
+                }
+                (Some(Demand::Login) | None, _) => None,
+            };
+            if known.is_some() {
+                response = self.send(repository, ask, known.as_deref()).await?;
             }
         }
         let status = response.status();
@@ -256,14 +289,27 @@ impl Registry {
         }
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        Err(RegistryError::of_status(&endpoint.name, ask.what, status, retry_after))
+        Err(
+            match (RegistryError::of_status(&endpoint.name, ask.what, status, retry_after), &repository.login)
+            {
+                (RegistryError::Login { registry, what }, Some(login)) => {
+                    self.tokens().forget(&holder);
+                    let user = login.user.clone();
+                    match stranger {
+                        Some(host) => RegistryError::Stranger { registry, user, host },
+                        None => RegistryError::LoginRefused { registry, what, user },
+                    }
+                }
+                (other, _) => other,
+            },
+        )
     }
 
     async fn send(
         &self,
         repository: &Repository,
         ask: &Ask<'_>,
-        token: Option<&str>,
+        known: Option<&str>,
     ) -> Result<Response, RegistryError> {
         let endpoint = &repository.endpoint;
         let refused = |reason: String| RegistryError::Redirect { registry: endpoint.name.clone(), reason };
@@ -278,10 +324,10 @@ impl Registry {
             if ask.offset > 0 {
                 request = request.header(RANGE, format!("bytes={}-", ask.offset));
             }
-            if let Some(token) = token
+            if let Some(known) = known
                 && url.origin() == start.origin()
             {
-                request = request.bearer_auth(token);
+                request = request.header(AUTHORIZATION, known);
             }
             let response =
                 request.send().await.map_err(|fault| RegistryError::of_transport(&endpoint.name, &fault))?;
@@ -310,11 +356,25 @@ impl Registry {
                 reason,
             }
         })?;
-        let sent = self.client_for(&url)?.get(url).send().await;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let mut request = self.client_for(&url)?.get(url);
+        // A token service that is not told may still give what is public.
+        let told = repository.login.as_ref().filter(|_| self.config.may_tell(endpoint, &host));
+        if let Some(login) = told {
+            request = request.header(AUTHORIZATION, login.header());
+        }
+        let sent = request.send().await;
         let response = sent.map_err(|fault| RegistryError::of_transport(&registry, &fault))?;
         let status = response.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(RegistryError::of_status(&registry, "a token", status, None));
+        }
+        if let (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(login)) = (status, &repository.login) {
+            let user = login.user.clone();
+            return Err(match told {
+                Some(_) => RegistryError::LoginRefused { registry, what: "a token".to_owned(), user },
+                None => RegistryError::Stranger { registry, user, host },
+            });
         }
         if status != StatusCode::OK {
             return Err(RegistryError::Token {
@@ -327,11 +387,18 @@ impl Registry {
             registry: registry.clone(),
             reason: fault.to_string(),
         })?;
-        let kept = self.tokens().put(&endpoint.name, &repository.path, answer, Instant::now());
+        let kept = self.tokens().put(&repository.holder(), answer, Instant::now());
         kept.ok_or_else(|| RegistryError::Token {
             registry,
             reason: "there is none in its answer".to_owned(),
         })
+    }
+
+    /// The host that a challenge sends to, if it is not told this registry's logins.
+    fn stranger(&self, endpoint: &Endpoint, challenge: &auth::Challenge) -> Option<String> {
+        let url = Url::parse(&challenge.realm).ok()?;
+        let host = url.host_str()?;
+        (!self.config.may_tell(endpoint, host)).then(|| host.to_owned())
     }
 
     fn client_for(&self, url: &Url) -> Result<&Client, RegistryError> {
@@ -344,7 +411,8 @@ impl Registry {
         if let Some(client) = self.trusting.get() {
             return Ok(client);
         }
-        let made = client(self.connect_timeout, self.idle_timeout).build().map_err(setup)?;
+        let made = client(self.connect_timeout, self.idle_timeout).tls_certs_merge(self.authorities.clone());
+        let made = made.build().map_err(setup)?;
         Ok(self.trusting.get_or_init(|| made))
     }
 
@@ -360,6 +428,20 @@ fn client(connect_timeout: Duration, idle_timeout: Duration) -> ClientBuilder {
         .connect_timeout(connect_timeout)
         .read_timeout(idle_timeout)
         .pool_max_idle_per_host(LAYERS_AT_ONCE)
+}
+
+fn read_authorities(config: &RegistryConfig) -> Result<Vec<Certificate>, RegistryError> {
+    let mut all = Vec::new();
+    for path in &config.authorities {
+        let fault = |reason: String| RegistryError::Authority { path: path.clone(), reason };
+        let bytes = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+        let found = Certificate::from_pem_bundle(&bytes).map_err(|error| fault(fault::innermost(&error)))?;
+        if found.is_empty() {
+            return Err(fault("there is no certificate in it".to_owned()));
+        }
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 fn setup(fault: reqwest::Error) -> RegistryError {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use images::archive::host_architecture;
-use images::{PullError, RegistryConfig};
+use images::{PullError, RegistryConfig, Wish};
 
 use crate::support::picture::{Layer, Packing, Picture, index_of, noise};
 use crate::support::rawtar::Member;
@@ -230,18 +230,21 @@ async fn progress_is_seen_while_a_pull_lasts() {
     .await;
     let lab = Lab::new();
     let reference = site.reference("app:1");
-    assert!(lab.store.progress(&reference).is_none());
+    assert!(lab.store.progress(&reference, &Wish::default()).is_none());
     let pull = tokio::spawn({
         let (store, reference) = (lab.store.clone(), reference.clone());
         async move { store.ensure(&reference).await }
     });
-    crate::support::until("a pull is under way", || lab.store.progress(&reference).is_some()).await;
-    let mut progress = lab.store.progress(&reference).unwrap();
+    crate::support::until("a pull is under way", || {
+        lab.store.progress(&reference, &Wish::default()).is_some()
+    })
+    .await;
+    let mut progress = lab.store.progress(&reference, &Wish::default()).unwrap();
     let seen = *soon(progress.wait_for(|progress| progress.layers_done == 2)).await.unwrap();
     let bytes: usize = picture.layers.iter().map(|layer| layer.carried.len()).sum();
     assert_eq!((seen.layers_total, seen.bytes_total), (3, bytes as u64));
     assert_eq!(seen.bytes_done, seen.bytes_total - picture.layers[2].carried.len() as u64);
     open.send(true).unwrap();
     soon(pull).await.unwrap().unwrap();
-    assert!(lab.store.progress(&reference).is_none());
+    assert!(lab.store.progress(&reference, &Wish::default()).is_none());
 }

@@ -72,7 +72,7 @@ async fn a_download_that_nobody_waits_for_ends_and_can_be_had_again() {
     until("its files are there", || names_in(&lab.root().join("tmp")).len() == 1).await;
     only.abort();
     until("its files are gone", || names_in(&lab.root().join("tmp")).is_empty()).await;
-    assert!(lab.store.progress(&name(&reference)).is_none());
+    assert!(lab.store.progress(&name(&reference), &images::Wish::default()).is_none());
     open.send(true).unwrap();
     soon(ensure(&lab, &reference)).await.unwrap().unwrap();
 }

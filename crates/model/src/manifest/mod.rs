@@ -9,6 +9,7 @@
 pub mod check;
 pub mod given;
 pub mod health;
+pub mod image;
 pub mod names;
 pub mod read;
 pub mod reference;
@@ -26,6 +27,7 @@ use utoipa::ToSchema;
 use self::{
     given::{EnvFrom, EnvSource},
     health::{Lifecycle, Probe, RestartBackoff, RestartPolicy},
+    image::{PullPolicy, PullSecret},
     security::{PodSecurityContext, SecurityContext},
     volume::{Volume, VolumeMount},
 };
@@ -111,6 +113,10 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
     pub init_containers: Vec<ContainerSpec>,
+    /// Secrets with logins of the registries of its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 8)]
+    pub image_pull_secrets: Vec<PullSecret>,
     /// What its containers may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<PodSecurityContext>,
@@ -150,6 +156,10 @@ pub struct ContainerSpec {
     /// Image of the container, such as `alpine:latest` or `127.0.0.1:5001/web@sha256:…`. Without a tag, `latest`.
     #[schema(format = "image", min_length = 1, max_length = 512)]
     pub image: String,
+    /// When a registry is asked for the image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = "IfNotPresent")]
+    pub image_pull_policy: PullPolicy,
     /// Program to run, instead of the image's entrypoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1000, format = "argument")]

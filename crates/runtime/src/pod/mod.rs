@@ -23,6 +23,7 @@ mod ending;
 pub mod etc;
 pub mod exec;
 mod fault;
+mod fetching;
 pub mod files;
 mod given;
 mod ids;

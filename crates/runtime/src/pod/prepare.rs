@@ -13,15 +13,13 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::Arc,
-    task::Poll,
 };
 
 use futures::future::try_join_all;
-use images::{Image, ImageConfig, Reference, Users};
+use images::{Image, ImageConfig, Users};
 use model::{
     ContainerSpec, Reason, WorkloadSpec,
     given::has_foreign_variables,
-    lifecycle::Facts,
     manifest::security::{Security, USUAL},
 };
 use network::{AttachRequest, Attachment, Owner, namespace};
@@ -183,7 +181,7 @@ impl PodRuntime {
         (index, container): (usize, &ContainerSpec),
         progress: Progress<'_>,
     ) -> Result<Arc<Image>, RuntimeError> {
-        let image = self.fetch(container, progress).await?;
+        let image = self.fetch(container, &spec.spec, &spec.given, progress).await?;
         self.furnish_container(place, spec, (index, container), image).await
     }
 
@@ -229,51 +227,6 @@ impl PodRuntime {
         };
         // In a task of its own: it goes on to its end even if nobody waits, and until then nothing is taken away.
         tokio::spawn(work).await.map_err(|error| fault::files(io::Error::other(error)))?
-    }
-
-    /// The container's image, and word of how far it is while it is being fetched.
-    pub(super) async fn fetch(
-        &self,
-        container: &ContainerSpec,
-        progress: Progress<'_>,
-    ) -> Result<Arc<Image>, RuntimeError> {
-        let store = &self.shared.images;
-        let reference: Reference = container.image.parse().map_err(|error: images::ReferenceError| {
-            fault::words("fetch an image".to_owned(), Reason::ImagePullFailed, &error.to_string())
-        })?;
-        if let Some(image) = store.get(&reference) {
-            return Ok(image);
-        }
-        let say = |message: String| {
-            progress(Facts {
-                reason: Some(Reason::ImagePulling),
-                message: Some(message),
-                ..Facts::default()
-            });
-        };
-        say(format!("fetching image {reference}"));
-        let mut fetching = std::pin::pin!(store.ensure(&reference));
-        // The first poll begins the fetching; there is no news of it before.
-        if let Poll::Ready(done) = futures::poll!(&mut fetching) {
-            return done.map_err(fault::pull);
-        }
-        let Some(mut news) = store.progress(&reference) else { return fetching.await.map_err(fault::pull) };
-        loop {
-            let seen = *news.borrow_and_update();
-            if seen.layers_total > 0 {
-                let (done, total) = (seen.layers_done, seen.layers_total);
-                say(format!("fetching image {reference}: {done} of {total} layers"));
-            }
-            tokio::select! {
-                biased;
-                done = &mut fetching => return done.map_err(fault::pull),
-                more = news.changed() => {
-                    if more.is_err() {
-                        return fetching.await.map_err(fault::pull);
-                    }
-                }
-            }
-        }
     }
 }
 

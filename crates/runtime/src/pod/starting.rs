@@ -155,9 +155,11 @@ impl PodRuntime {
             fault::words("find the image".to_owned(), Reason::ImagePullFailed, &error.to_string())
         })?;
         let first = record.image_digests.get(index).cloned().flatten();
-        match self.shared.images.get(&reference) {
-            Some(image) if first.is_none_or(|digest| image.digest.to_string() == digest) => Ok(image),
-            _ => self.shared.images.ensure(&reference).await.map_err(fault::pull),
+        let by_digest = first.and_then(|digest| Some(reference.by_digest(digest.parse().ok()?)));
+        let images = &self.shared.images;
+        match by_digest.and_then(|pinned| images.get(&pinned)) {
+            Some(image) => Ok(image),
+            None => images.ensure(&reference).await.map_err(fault::pull),
         }
     }
 

@@ -109,6 +109,15 @@ impl Site {
         Self::twisted(shelf, |_, reply| reply).await
     }
 
+    /// A registry whose names mean what `moved` says: another path of the shelf.
+    pub(crate) async fn moving(shelf: Shelf, moved: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        let own = shelf.clone();
+        Self::twisted(shelf, move |request, _| {
+            own.answer(&Request { path: moved(&request.path), headers: request.headers.clone() })
+        })
+        .await
+    }
+
     /// A registry each of whose answers `twist` may spoil.
     pub(crate) async fn twisted(
         shelf: Shelf,
