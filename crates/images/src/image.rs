@@ -45,6 +45,10 @@ pub struct ImageSummary {
     pub size_bytes: u64,
     /// When it came into this store.
     pub pulled: Timestamp,
+    /// Root filesystems that stand on it.
+    pub users: usize,
+    /// When it was last asked for, or else pulled.
+    pub used: Timestamp,
 }
 
 /// How far a pull has come.

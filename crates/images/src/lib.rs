@@ -16,6 +16,7 @@
 //! [`archive::pack`].
 
 pub mod archive;
+mod cleaning;
 mod config;
 mod digest;
 mod document;
@@ -36,6 +37,7 @@ mod spool;
 mod store;
 mod unpack;
 
+pub use cleaning::Cleaned;
 pub use config::{ConfigError, RegistryConfig};
 pub use digest::{Digest, DigestError};
 pub use document::{DocumentError, ImageConfig};

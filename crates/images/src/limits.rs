@@ -45,6 +45,13 @@ pub(crate) const LAYERS_AT_ONCE_TOTAL: usize = 64;
 /// Chunks between the network and the thread that unpacks: evens out bursts at about 16 KiB each.
 pub(crate) const CHUNKS_QUEUED: usize = 32;
 
+/// How full the disk may be before images that nothing uses are removed, as the kubelet has it.
+pub(crate) const DISK_HIGH_PERCENT: u64 = 85;
+/// How full it is when that ends.
+pub(crate) const DISK_LOW_PERCENT: u64 = 80;
+/// How long nobody has asked for an image that is removed so: somebody who asked is about to use it.
+pub(crate) const UNUSED_REST: Duration = Duration::from_secs(120);
+
 /// Tries of one request: a registry that is away longer is the caller's next pull.
 pub(crate) const TRIES: u32 = 4;
 /// Wait before the second try; doubles, with jitter.

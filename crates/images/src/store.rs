@@ -72,7 +72,9 @@ pub(crate) struct Inner {
 
 pub(crate) struct State {
     index: Index,
-    images: BTreeMap<String, Arc<Image>>,
+    pub(crate) images: BTreeMap<String, Arc<Image>>,
+    /// When somebody last asked for an image, by its manifest: since this process began.
+    pub(crate) used: BTreeMap<Digest, jiff::Timestamp>,
     /// Complete layers that no listed image has: of a pull under way, or of one that failed.
     loose: BTreeMap<Digest, LayerRecord>,
     /// How many pulls and loads need a layer to stay.
@@ -118,6 +120,7 @@ impl ImageStore {
             leases: Leases::read(&root.join("leases"))?,
             index,
             images,
+            used: BTreeMap::new(),
             loose: BTreeMap::new(),
             pins: BTreeMap::new(),
         };
@@ -155,15 +158,18 @@ impl ImageStore {
             digest: image.digest,
             size_bytes: image.size_bytes,
             pulled: image.pulled,
+            users: state.leases.users_of(image.manifest),
+            used: state.last_used(image),
         };
         state.images.values().map(summary).collect()
     }
 
-    /// Removes a name, and with the last name of an image its layers, unless another image has them.
+    /// Removes a name, and with the last name of an image its layers, unless another image has them. Gives the bytes of the
+    /// layers that went.
     ///
     /// # Errors
     /// There is no such name, root filesystems still stand on the image, or the disk said no.
-    pub async fn remove(&self, reference: &Reference) -> Result<(), RemoveError> {
+    pub async fn remove(&self, reference: &Reference) -> Result<u64, RemoveError> {
         let (inner, name) = (Arc::clone(&self.inner), reference.clone());
         let broken_off =
             |_| RemoveError::Store { reference: reference.clone(), source: StoreError::BrokenOff };
@@ -172,6 +178,11 @@ impl ImageStore {
 }
 
 impl State {
+    /// When somebody last used an image, as far as this process knows.
+    pub(crate) fn last_used(&self, image: &Image) -> jiff::Timestamp {
+        self.used.get(&image.manifest).copied().unwrap_or_default().max(image.pulled)
+    }
+
     pub(crate) fn has_manifest(&self, manifest: Digest) -> bool {
         self.index.manifests.contains_key(&manifest)
     }
@@ -183,14 +194,16 @@ impl Inner {
     }
 
     pub(crate) fn get(&self, reference: &Reference) -> Option<Arc<Image>> {
-        let state = self.state();
-        if let Some(image) = state.images.get(&reference.to_string()) {
-            return Some(Arc::clone(image));
-        }
-        // The same content under another name is the same image.
-        let digest = reference.digest()?;
-        let found = state.images.values().find(|image| image.digest == digest || image.manifest == digest)?;
-        Some(Arc::new(Image { reference: reference.clone(), ..Image::clone(found) }))
+        let mut state = self.state();
+        let image = state.images.get(&reference.to_string()).cloned().or_else(|| {
+            // The same content under another name is the same image.
+            let digest = reference.digest()?;
+            let mut all = state.images.values();
+            let found = all.find(|image| image.digest == digest || image.manifest == digest)?;
+            Some(Arc::new(Image { reference: reference.clone(), ..Image::clone(found) }))
+        })?;
+        state.used.insert(image.manifest, jiff::Timestamp::now());
+        Some(image)
     }
 
     /// Uncompressed size of a layer, if it is here and complete.
@@ -312,7 +325,8 @@ impl Inner {
         Some(Image { reference: pinned, ..Image::clone(old) })
     }
 
-    fn remove(&self, reference: &Reference) -> Result<(), RemoveError> {
+    /// Gives the bytes of layers that went.
+    pub(crate) fn remove(&self, reference: &Reference) -> Result<u64, RemoveError> {
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |source| RemoveError::Store { reference: reference.clone(), source };
         let name = reference.to_string();
@@ -331,15 +345,16 @@ impl Inner {
         index.prune();
         index.write(&self.root.join("images/index.json")).map_err(failed)?;
         let stage = self.stage().map_err(StoreError::io("use", self.root.join("tmp"))).map_err(failed)?;
-        self.drop_layers(index, &name, &stage).map_err(failed)?;
+        let freed = self.drop_layers(index, &name, &stage).map_err(failed)?;
         drop(writing);
         // Clearing the stage is the slow part, and holds nothing.
         drop(stage);
-        Ok(())
+        Ok(freed)
     }
 
     /// Takes a new list into use, and moves layers that nobody has or awaits out of the way.
-    fn drop_layers(&self, index: Index, name: &str, stage: &Stage) -> Result<(), StoreError> {
+    fn drop_layers(&self, index: Index, name: &str, stage: &Stage) -> Result<u64, StoreError> {
+        let mut freed = 0;
         let mut state = self.state();
         let before = std::mem::replace(&mut state.index, index);
         state.images.remove(name);
@@ -354,7 +369,7 @@ impl Inner {
             let path = layer_path(&self.root, diff_id);
             let moved = std::fs::rename(&path, stage.path.join(diff_id.hex()));
             moved.map_err(StoreError::io("remove", path))?;
-            state.loose.remove(&diff_id);
+            freed += state.loose.remove(&diff_id).map_or(0, |layer| layer.bytes);
         }
         for (digest, record) in before.manifests {
             if !state.index.manifests.contains_key(&digest) {
@@ -366,7 +381,7 @@ impl Inner {
                 }
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }
 

@@ -215,6 +215,31 @@ pub struct ImageView {
     /// When it arrived.
     #[schema(value_type = String, format = "date-time")]
     pub pulled_at: Timestamp,
+    /// Containers that stand on it.
+    #[serde(default)]
+    pub containers: u32,
+    /// When it was last asked for; since its riklet started, or else when it arrived.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub used_at: Option<Timestamp>,
+}
+
+/// An image to pull to a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PullImage {
+    /// Which one.
+    pub reference: String,
+}
+
+/// Images that were removed from a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImagesRemoved {
+    /// References of the images, in the order in which they went.
+    pub removed: Vec<String>,
+    /// Bytes of their layers, as far as no other image has them.
+    pub freed_bytes: u64,
 }
 
 /// An error, as RFC 9457 has it (`application/problem+json`).

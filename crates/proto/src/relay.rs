@@ -63,6 +63,17 @@ pub enum StreamRequest {
     },
     /// The images on the node, as a JSON array of `ImageView`.
     Images,
+    /// Remove an image, or all that nothing uses; the answer is an `ImagesRemoved` as JSON.
+    RemoveImages {
+        /// Which one; without it, all that nothing uses.
+        #[serde(default)]
+        reference: Option<String>,
+    },
+    /// Pull an image, whether the node has one of that name or not; the answer is its `ImageView` as JSON.
+    PullImage {
+        /// Which one.
+        reference: String,
+    },
     /// An image archive follows; the answer is a JSON array of the references that were loaded.
     LoadImage,
 }

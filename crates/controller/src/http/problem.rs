@@ -13,11 +13,13 @@
 //! | `origin-not-allowed` | 403 | a web page of another origin may not change anything |
 //! | `workload-not-found`, `instance-not-found`, `node-not-found`, `container-not-found`, `tenant-not-found` | 404 | there is no such object |
 //! | `config-not-found`, `secret-not-found` | 404 | there is no such config or secret |
+//! | `image-not-found` | 404 | the node has no such image |
 //! | `no-log` | 404 | the node has no log of the container: nothing of it was started, or it is gone |
 //! | `route-not-found` | 404 | the API has no such path |
 //! | `method-not-allowed` | 405 | the path exists, but not for this method |
 //! | `body-slow` | 408 | the body did not arrive in time |
 //! | `name-taken` | 409 | another object has this name |
+//! | `image-in-use` | 409 | containers stand on the image |
 //! | `node-in-use` | 409 | the node still takes part |
 //! | `not-placed` | 409 | the instance has no node yet |
 //! | `contended` | 409 | others changed the object again and again |
@@ -36,6 +38,7 @@
 //! | `internal` | 500 | a defect of the controller |
 //! | `seal-failed` | 500 | secrets cannot be sealed or opened: their key file is lost or unfit |
 //! | `store-failed` | 500 | the store could not be read or written |
+//! | `image-not-pulled` | 502 | the node could not get the image from its registry |
 //! | `port-unreachable` | 502 | nothing answers on the port of the instance |
 //! | `node-failed` | 502 | the node could not do what was asked |
 //! | `overloaded` | 503 | too many requests at once |
@@ -97,12 +100,14 @@ codes! {
     ContainerNotFound, "container-not-found", NOT_FOUND, "There is no such container";
     ConfigNotFound, "config-not-found", NOT_FOUND, "There is no such config";
     SecretNotFound, "secret-not-found", NOT_FOUND, "There is no such secret";
+    ImageNotFound, "image-not-found", NOT_FOUND, "There is no such image";
     NoLog, "no-log", NOT_FOUND, "There is no log";
     TenantNotFound, "tenant-not-found", NOT_FOUND, "There is no such tenant";
     RouteNotFound, "route-not-found", NOT_FOUND, "There is no such path";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "The path does not know this method";
     BodySlow, "body-slow", REQUEST_TIMEOUT, "The body did not arrive in time";
     NameTaken, "name-taken", CONFLICT, "The name is taken";
+    ImageInUse, "image-in-use", CONFLICT, "The image is used";
     NodeInUse, "node-in-use", CONFLICT, "The node still takes part";
     NotPlaced, "not-placed", CONFLICT, "The instance has no node yet";
     Contended, "contended", CONFLICT, "The object kept changing";
@@ -115,6 +120,7 @@ codes! {
     HostNotAllowed, "host-not-allowed", MISDIRECTED_REQUEST, "The host is not this server";
     UpgradeRequired, "upgrade-required", UPGRADE_REQUIRED, "This path is a WebSocket";
     ExecFailed, "exec-failed", CONFLICT, "The program cannot be run";
+    ImageNotPulled, "image-not-pulled", BAD_GATEWAY, "The image could not be pulled";
     PortUnreachable, "port-unreachable", BAD_GATEWAY, "Nothing answers on the port";
     KeyReused, "key-reused", UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before";
     TooMany, "too-many", TOO_MANY_REQUESTS, "A bound was reached";
@@ -268,7 +274,10 @@ fn classify(error: &ClusterError) -> (Code, Option<&'static str>) {
 
 /// The code for what a node said. Nodes may be newer than this controller: what it does not know is `node-failed`.
 pub fn node_failure(said: &str) -> Code {
-    const SAYABLE: [Code; 11] = [
+    const SAYABLE: [Code; 14] = [
+        Code::ImageNotFound,
+        Code::ImageInUse,
+        Code::ImageNotPulled,
         Code::NoLog,
         Code::ImageNotLoaded,
         Code::NodeNotReady,

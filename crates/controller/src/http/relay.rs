@@ -49,11 +49,20 @@ fn slow(node: &str, deadline: Duration) -> Refusal {
 }
 
 /// Gathers the whole of a node's answer.
-pub(crate) async fn gather(mut stream: NodeStream, node: &str, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn gather(stream: NodeStream, node: &str, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+    gather_within(stream, node, limits.node_answer).await
+}
+
+/// As [`gather`], if the node may be silent for longer.
+pub(crate) async fn gather_within(
+    mut stream: NodeStream,
+    node: &str,
+    silence: Duration,
+) -> Result<Vec<u8>, Refusal> {
     let mut answer = Vec::new();
     loop {
-        let data = timeout(limits.node_answer, next(&mut stream.receive, node)).await;
-        let Some(data) = data.map_err(|_| slow(node, limits.node_answer))?? else { return Ok(answer) };
+        let data = timeout(silence, next(&mut stream.receive, node)).await;
+        let Some(data) = data.map_err(|_| slow(node, silence))?? else { return Ok(answer) };
         if answer.len() + data.len() > MAX_NODE_ANSWER_BYTES {
             let detail = format!("node {node:?} answers with more than {MAX_NODE_ANSWER_BYTES} bytes");
             return Err(Refusal::new(Code::NodeFailed, detail));

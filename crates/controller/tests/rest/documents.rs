@@ -65,6 +65,8 @@ async fn the_document_lists_every_route() {
     DELETE /api/v1/nodes/{name} delete_node 204,default
     GET /api/v1/nodes/{name}/images list_images 200,default
     POST /api/v1/nodes/{name}/images load_image 200,default
+    DELETE /api/v1/nodes/{name}/images remove_images 200,default
+    POST /api/v1/nodes/{name}/images/pull pull_image 200,default
     GET /api/v1/openapi.json get_openapi 200,default
     GET /api/v1/schema/workload-v1.json get_schema 200,default
     GET /api/v1/secrets list_secrets 200,default

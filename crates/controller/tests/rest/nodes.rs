@@ -225,7 +225,7 @@ async fn images_are_listed_by_reference() {
     200
     content-type: application/json
 
-    {"items":[{"node":"n1","reference":"a:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"},{"node":"n1","reference":"b:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z"}],"revision":5}
+    {"items":[{"node":"n1","reference":"a:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z","containers":0,"usedAt":null},{"node":"n1","reference":"b:1","digest":"sha256:00","size":7,"pulledAt":"2026-01-02T03:04:05Z","containers":0,"usedAt":null}],"revision":5}
     "#);
     assert_eq!(bed.get("/api/v1/nodes/nope/images").await.code(), "node-not-found");
     let (answer, ()) = tokio::join!(bed.get("/api/v1/nodes/n1/images"), async {

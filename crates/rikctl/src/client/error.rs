@@ -57,6 +57,14 @@ impl ClientError {
         }
     }
 
+    /// The controller's code for it, if it has one.
+    pub(crate) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem { problem } => Some(&problem.code),
+            _ => None,
+        }
+    }
+
     /// Whether the controller says that there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Problem { problem } if problem.status == 404)

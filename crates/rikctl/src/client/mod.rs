@@ -17,7 +17,9 @@ use std::{io::Read, sync::Arc, thread, time::Duration};
 
 use model::{
     Revision,
-    api::{ClusterView, CreateInstances, Created, ObjectBody, Page, Problem},
+    api::{
+        ClusterView, CreateInstances, Created, ImageView, ImagesRemoved, ObjectBody, Page, Problem, PullImage,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,6 +39,8 @@ const ANSWER_BEGINS: Duration = Duration::from_secs(30);
 pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// Longest time for a whole answer, so that one byte now and then does not keep us.
 const ANSWER_ENDS: Duration = Duration::from_secs(120);
+/// Longest time for a node to pull or remove images: longer than the controller waits for it.
+const WORK: Duration = Duration::from_secs(31 * 60);
 /// Longest time for an image to be sent and unpacked.
 const UPLOAD: Duration = Duration::from_secs(3_600);
 /// Longest time that the other side may refuse to take more of it.
@@ -79,6 +83,8 @@ enum Patience {
     Answer,
     /// A stream: silence and deadline, where there are any.
     Stream { silence: Option<Duration>, whole: Option<Duration> },
+    /// The answer to something that takes its time.
+    Work,
     /// The answer to something large.
     Upload,
 }
@@ -200,6 +206,27 @@ impl Client {
         self.decode(&call, &self.read_all(response, MAX_ANSWER)?)
     }
 
+    /// Pulls an image to a node.
+    pub(crate) fn pull_image(&self, path: &str, reference: &str) -> Result<ImageView, ClientError> {
+        let call = Call::new(Method::POST, path);
+        let wanted = PullImage { reference: reference.to_owned() };
+        let body = serde_json::to_string(&wanted).map_err(|source| self.malformed(&call, source))?;
+        let response = self.perform(&call, body, Patience::Work)?;
+        self.decode(&call, &self.read_all(response, MAX_ANSWER)?)
+    }
+
+    /// Removes images of a node.
+    pub(crate) fn remove_images(
+        &self,
+        path: &str,
+        reference: Option<&str>,
+    ) -> Result<ImagesRemoved, ClientError> {
+        let query: Vec<_> = reference.map(|reference| ("reference", reference)).into_iter().collect();
+        let call = Call::new(Method::DELETE, with_query(path, &query));
+        let response = self.perform(&call, (), Patience::Work)?;
+        self.decode(&call, &self.read_all(response, MAX_ANSWER)?)
+    }
+
     /// An answer without end. `silence` is the longest pause in it, `whole` the longest time for all of it.
     pub(crate) fn stream(
         &self,
@@ -253,6 +280,7 @@ impl Client {
         let configured = match patience {
             Patience::Answer => configured.timeout_per_read(Some(SILENCE)).timeout_global(Some(ANSWER_ENDS)),
             Patience::Stream { silence, whole } => configured.timeout_per_read(silence).timeout_global(whole),
+            Patience::Work => configured.timeout_recv_response(Some(WORK)).timeout_global(Some(WORK)),
             Patience::Upload => configured
                 .timeout_per_write(Some(STALL))
                 .timeout_recv_response(Some(UPLOAD))

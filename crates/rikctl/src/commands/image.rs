@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use model::{
     NodeStatus,
-    api::{ImageView, NodeView},
+    api::{ImageView, ImagesRemoved, NodeView},
 };
 
 use crate::{
@@ -33,8 +33,42 @@ pub(crate) enum ImageCommand {
     /// List the images on nodes.
     #[command(visible_alias = "list")]
     Ls(ListArgs),
+    /// Pull an image to nodes, before anything needs it.
+    Pull(PullArgs),
     /// Bring an image from an archive (OCI or docker save) to nodes.
     Load(LoadArgs),
+    /// Remove images from nodes. One that a container stands on stays.
+    #[command(visible_alias = "remove")]
+    Rm(RemoveArgs),
+    /// Remove every image that nothing uses.
+    Prune(PruneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Only to this node; repeatable. Otherwise to every node that is ready.
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// The images.
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// Only from this node; repeatable. Otherwise from every node that is ready.
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Only on this node; repeatable. Otherwise on every node that is ready.
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +96,10 @@ pub(crate) struct LoadArgs {
 pub(crate) fn run(command: &ImageCommand, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
     match command {
         ImageCommand::Ls(args) => list(args, client, terminal),
+        ImageCommand::Pull(args) => pull(args, client, terminal),
         ImageCommand::Load(args) => load(args, client, terminal),
+        ImageCommand::Rm(args) => remove(args, client, terminal),
+        ImageCommand::Prune(args) => prune(args, client, terminal),
     }
 }
 
@@ -89,6 +126,54 @@ fn nodes(named: &[String], client: &Client) -> Result<Vec<String>, Failure> {
     }
 }
 
+fn pull(args: &PullArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+    super::each(nodes(&args.nodes, client)?, terminal, |node, terminal| {
+        let image = client.pull_image(&format!("{}/pull", path(&node)), &args.image)?;
+        let digest: String = image.digest.chars().take(SHORT_DIGEST).collect();
+        let size = bytes(image.size);
+        terminal.print_line(&format!("image {} ({digest}, {size}) is on node {node}", image.reference))
+    })
+}
+
+/// A node that does not have an image is no failure, as long as another one does.
+fn remove(args: &RemoveArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+    let nodes = nodes(&args.nodes, client)?;
+    super::each(&args.images, terminal, |image, terminal| {
+        let (mut any, mut absent) = (false, None);
+        let outcome = super::each(&nodes, terminal, |node, terminal| {
+            match client.remove_images(&path(node), Some(image)) {
+                Ok(gone) => {
+                    any = true;
+                    terminal.print_line(&removed(&gone, node))
+                }
+                Err(error) if error.code() == Some("image-not-found") => {
+                    absent = Some(error);
+                    Ok(())
+                }
+                Err(error) => Err(error.into()),
+            }
+        });
+        match absent.filter(|_| !any && outcome.is_ok()) {
+            Some(error) => Err(error.into()),
+            None => outcome,
+        }
+    })
+}
+
+fn prune(args: &PruneArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+    super::each(nodes(&args.nodes, client)?, terminal, |node, terminal| {
+        let gone = client.remove_images(&path(&node), None)?;
+        if gone.removed.is_empty() {
+            return terminal.print_line(&format!("node {node} has no image that nothing uses"));
+        }
+        terminal.print_line(&removed(&gone, &node))
+    })
+}
+
+fn removed(gone: &ImagesRemoved, node: &str) -> String {
+    format!("removed from node {node}: {} ({} freed)", gone.removed.join(", "), bytes(gone.freed_bytes))
+}
+
 fn list(args: &ListArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut values = Vec::new();
     let outcome = super::each(nodes(&args.nodes, client)?, terminal, |node, _| {
@@ -113,7 +198,7 @@ fn print(args: &ListArgs, values: &[serde_json::Value], terminal: &mut Terminal)
     if args.output.quiet || format == Format::Name {
         return images.iter().try_for_each(|image| terminal.print_line(&image.reference));
     }
-    let mut table = Table::new(vec!["NODE", "IMAGE", "DIGEST", "SIZE", "AGE"]);
+    let mut table = Table::new(vec!["NODE", "IMAGE", "DIGEST", "SIZE", "CONTAINERS", "AGE", "USED"]);
     let now = Timestamp::now();
     for image in images {
         let digest = if format == Format::Wide {
@@ -121,7 +206,16 @@ fn print(args: &ListArgs, values: &[serde_json::Value], terminal: &mut Terminal)
         } else {
             image.digest.chars().take(SHORT_DIGEST).collect()
         };
-        table.push(vec![image.node, image.reference, digest, bytes(image.size), since(now, image.pulled_at)]);
+        let used = image.used_at.map_or_else(|| "-".to_owned(), |used| since(now, used));
+        table.push(vec![
+            image.node,
+            image.reference,
+            digest,
+            bytes(image.size),
+            image.containers.to_string(),
+            since(now, image.pulled_at),
+            used,
+        ]);
     }
     terminal.print(&table.render(args.output.headed()))
 }

@@ -26,9 +26,9 @@ fn images_of_ready_nodes_are_listed() {
     insta::assert_snapshot!(desk.run("image ls"), @r#"
     exit 0
     stdout:
-       NODE  IMAGE                      DIGEST               SIZE     AGE·
-       n1    docker.io/library/hello:1  sha256:abababababab  2.0 MiB  3m··
-       n2    docker.io/library/hello:1  sha256:abababababab  2.0 MiB  3m··
+       NODE  IMAGE                      DIGEST               SIZE     CONTAINERS  AGE  USED·
+       n1    docker.io/library/hello:1  sha256:abababababab  2.0 MiB  0           3m   -····
+       n2    docker.io/library/hello:1  sha256:abababababab  2.0 MiB  0           3m   -····
     "#);
     insta::assert_snapshot!(desk.run("images list --node n1 -q"), @r#"
     exit 0

@@ -1,10 +1,11 @@
-//! Images by stream: what is here, and taking in an archive.
+//! Images by stream: what is here, bringing one here, taking one away.
 
 use std::io::{self, Read};
 
-use model::api::ImageView;
+use model::api::{ImageView, ImagesRemoved};
 use proto::relay::{Frame, RelayFailure};
-use runtime::pod::PodRuntime;
+use runtime::pod::{ImageNotRemoved, ImageOnNode, PodRuntime};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::{Stream, failure};
@@ -14,18 +15,62 @@ const HELD_PIECES: usize = 8;
 
 /// Sends the images on this node as a JSON array.
 pub(super) async fn list(pods: &PodRuntime, node: &str, stream: &Stream) -> Result<(), RelayFailure> {
-    let views = pods.image_list().into_iter().map(|image| ImageView {
+    let views: Vec<ImageView> = pods.image_list().into_iter().map(|image| view(node, image)).collect();
+    say(&views, stream).await
+}
+
+fn view(node: &str, image: ImageOnNode) -> ImageView {
+    ImageView {
         node: node.to_owned(),
         reference: image.reference,
         digest: image.digest,
         size: image.size,
         pulled_at: image.pulled_at,
-    });
-    let text = serde_json::to_vec(&views.collect::<Vec<_>>())
-        .map_err(|error| failure("internal", error.to_string()))?;
+        containers: u32::try_from(image.containers).unwrap_or(u32::MAX),
+        used_at: Some(image.used_at),
+    }
+}
+
+async fn say(answer: &impl Serialize, stream: &Stream) -> Result<(), RelayFailure> {
+    let text = serde_json::to_vec(answer).map_err(|error| failure("internal", error.to_string()))?;
     // If the user has gone there is nobody to tell.
     let _ = stream.data(&text).await;
     Ok(())
+}
+
+/// Removes an image, or all that nothing uses, and says which.
+pub(super) async fn remove(
+    pods: &PodRuntime,
+    reference: Option<&str>,
+    stream: &Stream,
+) -> Result<(), RelayFailure> {
+    let cleaned = match reference {
+        Some(reference) => pods.remove_image(reference).await.map_err(|error| {
+            let code = match &error {
+                ImageNotRemoved::Absent(_) => "image-not-found",
+                ImageNotRemoved::InUse { .. } => "image-in-use",
+                ImageNotRemoved::Other(_) => "request-invalid",
+            };
+            failure(code, error.to_string())
+        })?,
+        None => pods.prune_images().await.map_err(|error| failure("node-failed", error.to_string()))?,
+    };
+    let removed = cleaned.removed.iter().map(ToString::to_string).collect();
+    say(&ImagesRemoved { removed, freed_bytes: cleaned.freed_bytes }, stream).await
+}
+
+/// Pulls an image, and tells of it.
+pub(super) async fn pull(
+    pods: &PodRuntime,
+    node: &str,
+    reference: &str,
+    stream: &Stream,
+) -> Result<(), RelayFailure> {
+    let pulled = pods.pull_image(reference).await;
+    let name = pulled.map_err(|error| failure("image-not-pulled", error.sentence()))?;
+    let found = pods.image_list().into_iter().find(|image| image.reference == name);
+    let image = found.ok_or_else(|| failure("image-not-found", "it was removed at once"))?;
+    say(&view(node, image), stream).await
 }
 
 /// Takes in an archive, and sends the references that were loaded as a JSON array.
@@ -54,9 +99,7 @@ pub(super) async fn load(pods: &PodRuntime, stream: &mut Stream) -> Result<(), R
     // Feeding ends when the archive does, or when the loader has had enough of it.
     let (loaded, ()) = tokio::join!(loading, feed);
     let references = loaded.map_err(|error| failure("image-not-loaded", error.sentence()))?;
-    let text = serde_json::to_vec(&references).map_err(|error| failure("internal", error.to_string()))?;
-    let _ = stream.data(&text).await;
-    Ok(())
+    say(&references, stream).await
 }
 
 /// The archive as the loader reads it, on a thread that may block.

@@ -114,6 +114,12 @@ impl Streams {
             }
             StreamRequest::PortForward { uid, port } => ports::serve(pods, stream, &uid, port).await,
             StreamRequest::Images => images::list(pods, &self.node, stream).await,
+            StreamRequest::RemoveImages { reference } => {
+                images::remove(pods, reference.as_deref(), stream).await
+            }
+            StreamRequest::PullImage { reference } => {
+                images::pull(pods, &self.node, &reference, stream).await
+            }
             StreamRequest::LoadImage => images::load(pods, stream).await,
         }
     }

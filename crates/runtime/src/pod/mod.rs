@@ -45,9 +45,10 @@ pub mod usage;
 mod views;
 mod volumes;
 
+pub use images::Cleaned;
 pub use images::RegistryConfig;
 pub use network::{Backend, NetworkConfig, Subnet};
-pub use views::ImageOnNode;
+pub use views::{ImageNotRemoved, ImageOnNode};
 
 use std::{
     io,
@@ -338,6 +339,17 @@ impl Runtime for PodRuntime {
         })?;
         if mended.anything() {
             tracing::warn!(?mended, "another program had changed the pod network; it is restored");
+        }
+        let room = self.shared.images.make_room().await.map_err(|error| RuntimeError {
+            operation: "make room on the disk".to_owned(),
+            reason: Reason::Other,
+            transient: true,
+            source: Some(Box::new(error)),
+        })?;
+        if !room.removed.is_empty() {
+            let images: Vec<String> = room.removed.iter().map(ToString::to_string).collect();
+            let (freed, images) = (room.freed_bytes, images.join(", "));
+            tracing::warn!(images, freed, "the disk is nearly full: images that nothing uses were removed");
         }
         Ok(())
     }

@@ -4,7 +4,13 @@ use std::{io::Read, path::PathBuf};
 
 use model::{ContainerPhase, Reason, lifecycle::Observed};
 
-use super::{PodRuntime, record::Found};
+use images::{Cleaned, Reference, RemoveError, StoreError, Wish};
+use model::manifest::image::PullPolicy;
+
+use super::{
+    PodRuntime, fault,
+    record::{Found, Record, Stage},
+};
 use crate::{Runtime, RuntimeError};
 
 /// An image on this node.
@@ -18,6 +24,29 @@ pub struct ImageOnNode {
     pub size: u64,
     /// When it arrived.
     pub pulled_at: jiff::Timestamp,
+    /// Containers that stand on it.
+    pub containers: usize,
+    /// When it was last asked for, or else pulled.
+    pub used_at: jiff::Timestamp,
+}
+
+/// Why an image was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageNotRemoved {
+    /// There is no such image.
+    #[error("there is no image {0} on this node")]
+    Absent(String),
+    /// Instances stand on it.
+    #[error("{reference} is used by {}", .users.join(", "))]
+    InUse {
+        /// Which image.
+        reference: String,
+        /// Ids of the instances.
+        users: Vec<String>,
+    },
+    /// It is no name, or the disk said no.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl PodRuntime {
@@ -29,8 +58,70 @@ impl PodRuntime {
             digest: image.digest.to_string(),
             size: image.size_bytes,
             pulled_at: image.pulled,
+            containers: image.users,
+            used_at: image.used,
         });
         all.collect()
+    }
+
+    /// Pulls an image with the node's own logins, whether there is one of that name or not, and gives its name.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub async fn pull_image(&self, reference: &str) -> Result<String, RuntimeError> {
+        let unfit = |error: images::ReferenceError| {
+            fault::words("pull the image".to_owned(), Reason::ImagePullFailed, &error.to_string())
+        };
+        let reference: Reference = reference.parse().map_err(unfit)?;
+        let wish = Wish { policy: PullPolicy::Always, ..Wish::default() };
+        let image = self.images().ensure_as(&reference, &wish).await.map_err(fault::pull)?;
+        Ok(image.reference.to_string())
+    }
+
+    /// Removes an image that nothing stands on.
+    ///
+    /// # Errors
+    /// Something does, or there is none, or the disk said no.
+    pub async fn remove_image(&self, reference: &str) -> Result<Cleaned, ImageNotRemoved> {
+        let other = |error: &dyn std::error::Error| ImageNotRemoved::Other(error.to_string());
+        let reference: Reference =
+            reference.parse().map_err(|error: images::ReferenceError| other(&error))?;
+        match self.images().remove(&reference).await {
+            Ok(freed_bytes) => Ok(Cleaned { removed: vec![reference], freed_bytes }),
+            Err(RemoveError::NotFound { reference }) => Err(ImageNotRemoved::Absent(reference.to_string())),
+            Err(RemoveError::InUse { reference, .. }) => {
+                let users = self.users_of_image(&reference);
+                Err(ImageNotRemoved::InUse { reference: reference.to_string(), users })
+            }
+            Err(error) => Err(other(&error)),
+        }
+    }
+
+    /// Ids of instances whose manifest names an image.
+    fn users_of_image(&self, reference: &Reference) -> Vec<String> {
+        let uids = self.shared.places.uids().unwrap_or_default();
+        let names = |record: &Record| {
+            let mut containers = record.spec.spec.all_containers();
+            containers.any(|own| own.image.parse().is_ok_and(|named: Reference| named == *reference))
+        };
+        let users = uids.iter().filter_map(|uid| match self.place(uid).ok()?.read() {
+            Found::Record(record) if record.stage < Stage::Released && names(&record) => Some(record.spec.id),
+            _ => None,
+        });
+        let mut users: Vec<String> = users.collect();
+        if users.is_empty() {
+            // Its name meant another image when they began.
+            users.push("instances that began when the name meant it".to_owned());
+        }
+        users
+    }
+
+    /// Removes every image that nothing stands on.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub async fn prune_images(&self) -> Result<Cleaned, StoreError> {
+        self.images().prune().await
     }
 
     /// Takes in an image archive. Returns the references that were loaded.

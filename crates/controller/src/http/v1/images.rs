@@ -1,13 +1,16 @@
 //! Images on nodes: what is there, and putting one there by hand.
 
+use std::time::Duration;
+
 use axum::{Json, body::Body, extract::State};
 use http::{HeaderMap, header};
-use model::api::{ImageView, Page};
+use model::api::{ImageView, ImagesRemoved, Page, PullImage};
 use proto::relay::StreamRequest;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::IntoParams;
 
 use crate::http::{
-    body::{Name, Params},
+    body::{JsonBody, Name, Params},
     page::{PageParams, cursor, sealed, size},
     problem::{Code, Refusal},
     relay,
@@ -63,6 +66,51 @@ pub(super) async fn load_image(
     let answer = relay::upload(body, stream, &name, api.limits()).await?;
     read(&name, &answer).map(Json)
 }
+
+/// Which image is removed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct RemoveParams {
+    /// Its reference; without it, every image that nothing uses.
+    reference: Option<String>,
+}
+
+/// Removes an image from a node, or every one that nothing uses. One that a container stands on stays.
+#[utoipa::path(delete, path = "/nodes/{name}/images", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node."), RemoveParams),
+    responses((status = 200, description = "What was removed.", body = ImagesRemoved)))]
+pub(super) async fn remove_images(
+    State(api): State<Api>,
+    Name(name): Name,
+    Params(params): Params<RemoveParams>,
+) -> Result<Json<ImagesRemoved>, Refusal> {
+    let request = StreamRequest::RemoveImages { reference: params.reference };
+    let stream = api.cluster().open_stream(&name, request).await?;
+    let answer = relay::gather_within(stream, &name, REMOVAL).await?;
+    read(&name, &answer).map(Json)
+}
+
+/// Pulls an image to a node, with the node's own logins. One that the node has already is asked for again.
+#[utoipa::path(post, path = "/nodes/{name}/images/pull", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node.")),
+    request_body = PullImage,
+    responses((status = 200, description = "The image.", body = ImageView)))]
+pub(super) async fn pull_image(
+    State(api): State<Api>,
+    Name(name): Name,
+    wanted: JsonBody<PullImage>,
+) -> Result<Json<ImageView>, Refusal> {
+    let request = StreamRequest::PullImage { reference: wanted.value.reference };
+    let stream = api.cluster().open_stream(&name, request).await?;
+    let answer = relay::gather_within(stream, &name, PULL).await?;
+    read(&name, &answer).map(Json)
+}
+
+/// How long a node may take to remove images: many large ones, on a slow disk.
+const REMOVAL: Duration = Duration::from_secs(5 * 60);
+/// How long a node may take to pull an image: as long as its own default.
+const PULL: Duration = Duration::from_secs(30 * 60);
 
 fn read<T: DeserializeOwned>(node: &str, answer: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(answer).map_err(|error| {
