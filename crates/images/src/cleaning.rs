@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::Reference;
 use crate::image::{RemoveError, StoreError};
 use crate::limits::{DISK_HIGH_PERCENT, DISK_LOW_PERCENT, UNUSED_REST};
 use crate::store::{ImageStore, Inner};
+use crate::{Image, Reference};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,10 @@ impl Inner {
         let rest = SignedDuration::try_from(rest).unwrap_or(SignedDuration::MAX);
         let now = Timestamp::now();
         let state = self.state();
-        let free = state.images.values().filter(|image| state.leases.users_of(image.manifest) == 0);
+        // Whoever is about to make a root filesystem of it holds it.
+        let is_free =
+            |image: &&Arc<Image>| Arc::strong_count(image) == 1 && state.leases.users_of(image.manifest) == 0;
+        let free = state.images.values().filter(is_free);
         let mut unused: Vec<(Timestamp, Reference)> = free
             .map(|image| (state.last_used(image), image.reference.clone()))
             .filter(|(used, _)| now.duration_since(*used) >= rest)
@@ -139,7 +142,7 @@ mod tests {
         for (place, image) in images.iter().enumerate() {
             let seconds = i64::try_from(place).unwrap();
             state.used.insert(image.manifest, long_ago + SignedDuration::from_secs(seconds));
-            let old = crate::Image { pulled: long_ago, ..crate::Image::clone(image) };
+            let old = Image { pulled: long_ago, ..Image::clone(image) };
             state.images.insert(image.reference.to_string(), Arc::new(old));
         }
     }
@@ -176,11 +179,16 @@ mod tests {
         let image = store.get(&"127.0.0.1:1/b:1".parse().unwrap()).unwrap();
         let dir = scratch.path().join("pod");
         store.mount_rootfs(&image, &dir, None).await.unwrap();
+        drop(image);
+        let held = store.get(&"127.0.0.1:1/c:1".parse().unwrap()).unwrap();
+        let kept = store.prune().await.unwrap().removed;
+        assert_eq!(names(&kept), ["a"], "one is stood on, one is about to be");
+        drop(held);
         let cleaned = store.prune().await;
         store.unmount_rootfs(&dir).await.unwrap();
         let mut removed = cleaned.unwrap().removed;
         removed.sort();
-        assert_eq!(names(&removed), ["a", "c"]);
+        assert_eq!(names(&removed), ["c"]);
         assert_eq!(names(&store.prune().await.unwrap().removed), ["b"]);
     }
 }

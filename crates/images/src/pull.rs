@@ -134,7 +134,10 @@ async fn pull_from_any(
     let logins = match &store.config.logins {
         None => wish.logins,
         Some(file) => {
-            let of_node = Logins::read(file);
+            let file = file.clone();
+            let of_node = tokio::task::spawn_blocking(move || Logins::read(&file)).await;
+            let broken_off = |_| PullError::BrokenOff { reference: reference.clone() };
+            let of_node = of_node.map_err(broken_off)?;
             let fault = |fault| PullError::Logins { reference: reference.clone(), fault };
             wish.logins.then(of_node.map_err(fault)?)
         }

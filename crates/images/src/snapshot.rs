@@ -276,10 +276,7 @@ fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path, users: Option<&Users>) 
     std::fs::set_permissions(&upper, mode).map_err(failed("adapt", &upper))?;
     let mapped = match users {
         None => None,
-        Some(users) => {
-            unmount_mapped(dir)?;
-            Some(mount_mapped(&image.layers, dir, users)?)
-        }
+        Some(users) => Some(mount_mapped(&image.layers, dir, users)?),
     };
     let lower = mapped.as_ref().unwrap_or(&image.layers);
     let overlay = Overlay { lower, upper: &upper, work: &work };

@@ -20,7 +20,7 @@ use std::{
 };
 
 use model::Reason;
-use oci_spec::runtime::{Process, User};
+use oci_spec::runtime::Process;
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
@@ -40,6 +40,7 @@ use super::{
     PodRuntime, fault,
     files::{EXIT_FILE, ExitFile, read_whole},
     link::LinkError,
+    prepare::{START_FILE, StartFile},
     record::PodPlace,
     shim::{
         STDIO, TERMINAL_SOCKET, through,
@@ -158,6 +159,9 @@ impl PodRuntime {
         let failed =
             |error| fault::words(operation(&spec), Reason::StartFailed, &io::Error::to_string(&error));
         let process = process_of(place, index, &spec).map_err(failed)?;
+        let start: Option<StartFile> =
+            read_whole(&place.container(index).join(START_FILE)).map_err(failed)?;
+        let start = start.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let id = Uuid::new_v4().to_string();
         let dir = place.execs().join(&id);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
@@ -171,7 +175,7 @@ impl PodRuntime {
             dir: handle.dir.clone(),
             container_dir: place.container(index),
             groups: self.shared.cgroups.container(&uid, index),
-            owner: self.outside(&uid, process.user()),
+            owner: start.owner,
             process,
             terminal: spec.terminal,
             copy,
@@ -195,13 +199,6 @@ impl PodRuntime {
             }
         };
         Ok(ExecSession { streams, handle })
-    }
-
-    /// The machine's ids of a user inside.
-    fn outside(&self, uid: &str, user: &User) -> (u32, u32) {
-        let ids = self.shared.ids.as_ref().and_then(|ids| ids.of(uid));
-        let outside = |id: u32| ids.map_or(id, |ids| ids.outside(id).unwrap_or(ids.first));
-        (outside(user.uid()), outside(user.gid()))
     }
 
     /// Waits until it is written down in `dir` how a program of the pod ended.

@@ -11,7 +11,7 @@ use std::{fs, io, time::Duration};
 use images::{Image, Reference};
 use jiff::Timestamp;
 use model::{
-    ContainerPhase, ContainerStatus, PastRun, Reason,
+    ContainerPhase, ContainerSpec, ContainerStatus, PastRun, Reason,
     lifecycle::{Facts, Observed, containers},
 };
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{
     PodRuntime, blocking, fault,
     files::{EXIT_FILE, ExitFile, PROCESS_FILE, read_whole, write_whole},
+    given,
     limits::Limits,
     link::LinkError,
     prepare::{START_FILE, StartFile},
@@ -138,8 +139,9 @@ impl PodRuntime {
         let limits = Limits::of_container(container.resources.as_ref());
         let made = blocking(move || cgroups.make_container_anew(&uid, index, &limits)).await;
         made.map_err(fault::files)?.map_err(fault::group)?;
+        // Before the root file system that stands on it goes: from here on somebody holds it.
+        let image = self.image_of_run(place, record, index, container).await?;
         self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;
-        let image = self.image_of_run(record, index, &container.image).await?;
         self.furnish_container(place, &record.spec, (index, container), image).await.map(drop)
     }
 
@@ -147,20 +149,23 @@ impl PodRuntime {
     /// is gone all the same.
     async fn image_of_run(
         &self,
+        place: &PodPlace,
         record: &Record,
         index: usize,
-        name: &str,
+        container: &ContainerSpec,
     ) -> Result<std::sync::Arc<Image>, RuntimeError> {
-        let reference: Reference = name.parse().map_err(|error: images::ReferenceError| {
+        let reference: Reference = container.image.parse().map_err(|error: images::ReferenceError| {
             fault::words("find the image".to_owned(), Reason::ImagePullFailed, &error.to_string())
         })?;
         let first = record.image_digests.get(index).cloned().flatten();
         let by_digest = first.and_then(|digest| Some(reference.by_digest(digest.parse().ok()?)));
         let images = &self.shared.images;
-        match by_digest.and_then(|pinned| images.get(&pinned)) {
-            Some(image) => Ok(image),
-            None => images.ensure(&reference).await.map_err(fault::pull),
+        if let Some(image) = by_digest.and_then(|pinned| images.get(&pinned)) {
+            return Ok(image);
         }
+        let spec = &record.spec.spec;
+        let given = given::load(place, spec).map_err(fault::files)?;
+        self.fetch(container, spec, &given, &|_| {}).await
     }
 
     /// Ends one container because its probe failed: asks it, and kills it when its grace period is over.

@@ -2,10 +2,8 @@
 
 use std::{io::Read, path::PathBuf};
 
-use model::{ContainerPhase, Reason, lifecycle::Observed};
-
 use images::{Cleaned, Reference, RemoveError, StoreError, Wish};
-use model::manifest::image::PullPolicy;
+use model::{ContainerPhase, Reason, lifecycle::Observed, manifest::image::PullPolicy};
 
 use super::{
     PodRuntime, fault,
