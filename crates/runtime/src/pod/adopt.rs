@@ -56,7 +56,7 @@ impl PodRuntime {
             opened.map_err(|source| OpenError::Shim { source })
         };
         let (network, link) = tokio::try_join!(network, shim)?;
-        let ids = config.user_namespaces.then(|| ranges(&records, &boot_id));
+        let ids = ranges(&records, &boot_id);
         let machine = look_at_machine(&cgroups);
         let confinement = Confinement::of(&Profile::Standard, &USUAL.map(Capability::name))
             .map_err(|source| OpenError::Seccomp { source })?;
@@ -68,6 +68,7 @@ impl PodRuntime {
             places,
             boot_id,
             host_paths: config.host_paths,
+            user_namespaces: config.user_namespaces,
             ids,
             machine,
             confinement,

@@ -206,9 +206,7 @@ impl PodRuntime {
             cleared.map_err(|error| fault::removal("a volume", error))
         };
         tokio::try_join!(network, rest)?;
-        if let Some(ids) = &self.shared.ids {
-            ids.give_back(uid);
-        }
+        self.shared.ids.give_back(uid);
         Ok(())
     }
 

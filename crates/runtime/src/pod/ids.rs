@@ -49,11 +49,6 @@ impl Ranges {
         self.lock().insert(number, uid.to_owned());
     }
 
-    /// The range of a pod, if it has one.
-    pub fn of(&self, uid: &str) -> Option<IdRange> {
-        self.lock().iter().find_map(|(number, owner)| (owner == uid).then(|| range(*number)))
-    }
-
     /// Takes a pod's range back.
     pub fn give_back(&self, uid: &str) {
         self.lock().retain(|_, owner| owner != uid);
@@ -81,7 +76,7 @@ mod tests {
         assert_eq!(all.len(), 4_000);
         assert!(all.iter().all(|own| own.first >= FIRST && own.first + own.count <= 0x7FFE_0000));
         assert_eq!(ranges.take("one more"), None);
-        let first = ranges.of("7").unwrap();
+        let first = ranges.take("7").unwrap();
         assert_eq!(ranges.take("7"), Some(first));
         ranges.give_back("7");
         assert_eq!(ranges.take("one more"), Some(first));
@@ -92,7 +87,7 @@ mod tests {
         let (before, after) = (Ranges::default(), Ranges::default());
         let own = before.take("a").unwrap();
         after.keep("a", own);
-        assert_eq!(after.of("a"), Some(own));
+        assert_eq!(after.take("a"), Some(own));
         assert_ne!(after.take("b"), Some(own));
     }
 }

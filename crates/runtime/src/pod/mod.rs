@@ -180,8 +180,9 @@ struct Shared {
     /// The filter of a container that asks for nothing else: compiled once.
     confinement: Confinement,
     host_paths: Vec<PathBuf>,
-    /// Ids of the pods; None if they have no user namespaces.
-    ids: Option<Ranges>,
+    /// Whether pods to come have user namespaces. Those that have one keep it.
+    user_namespaces: bool,
+    ids: Ranges,
     images: ImageStore,
     network: Network,
     cgroups: Cgroups,

@@ -79,7 +79,7 @@ impl PodRuntime {
         self.prepare_namespaces(&place, spec, record.ids).await?;
         let containers = spec.spec.all_containers().enumerate();
         let containers =
-            try_join_all(containers.map(|own| self.prepare_container(&place, spec, own, progress)));
+            try_join_all(containers.map(|own| self.prepare_container(&place, &record, own, progress)));
         let (images, attachment, ()) =
             tokio::try_join!(containers, self.prepare_network(&place, spec), self.prepare_group(spec))?;
         record.image_digests = images.iter().map(|image| Some(image.digest.to_string())).collect();
@@ -90,12 +90,14 @@ impl PodRuntime {
 
     /// Ids for a pod; None if this machine has no user namespaces.
     fn ids_for(&self, uid: &str) -> Result<Option<IdRange>, RuntimeError> {
-        let Some(ranges) = &self.shared.ids else { return Ok(None) };
+        if !self.shared.user_namespaces {
+            return Ok(None);
+        }
         let none = || {
             let why = "every range of user ids is taken: remove pods of this node";
             fault::words(format!("prepare instance {uid}"), Reason::SandboxFailed, why)
         };
-        ranges.take(uid).map(Some).ok_or_else(none)
+        self.shared.ids.take(uid).map(Some).ok_or_else(none)
     }
 
     /// Makes the pod's namespaces: before the root file systems, whose owners are seen by one of them.
@@ -177,22 +179,24 @@ impl PodRuntime {
     async fn prepare_container(
         &self,
         place: &PodPlace,
-        spec: &InstanceSpec,
+        record: &Record,
         (index, container): (usize, &ContainerSpec),
         progress: Progress<'_>,
     ) -> Result<Arc<Image>, RuntimeError> {
+        let spec = &record.spec;
         let image = self.fetch(container, &spec.spec, &spec.given, progress).await?;
-        self.furnish_container(place, spec, (index, container), image).await
+        self.furnish_container(place, record, (index, container), image).await
     }
 
     /// Gives a container a fresh root file system of its image, and writes what it is told to be.
     pub(super) async fn furnish_container(
         &self,
         place: &PodPlace,
-        spec: &InstanceSpec,
+        record: &Record,
         (index, container): (usize, &ContainerSpec),
         image: Arc<Image>,
     ) -> Result<Arc<Image>, RuntimeError> {
+        let spec = &record.spec;
         let dir = place.container(index);
         let ns = place.ns();
         let setup = ContainerSetup {
@@ -201,7 +205,7 @@ impl PodRuntime {
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
             security: Security::of(&spec.spec, container),
-            ids: self.shared.ids.as_ref().and_then(|ids| ids.of(&spec.uid)),
+            ids: record.ids,
             volumes: volumes::mounts(place, &spec.spec, index, &container.volume_mounts),
             ..ContainerSetup::default()
         };

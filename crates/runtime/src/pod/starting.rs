@@ -142,7 +142,7 @@ impl PodRuntime {
         // Before the root file system that stands on it goes: from here on somebody holds it.
         let image = self.image_of_run(place, record, index, container).await?;
         self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;
-        self.furnish_container(place, &record.spec, (index, container), image).await.map(drop)
+        self.furnish_container(place, record, (index, container), image).await.map(drop)
     }
 
     /// The image that the container was first made from, which its mount kept on this machine; it is fetched again if it

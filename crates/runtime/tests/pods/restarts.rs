@@ -9,7 +9,7 @@ use model::{
     manifest::{ResourceList, Resources, health::RestartPolicy},
     quantity::Memory,
 };
-use runtime::{InstanceSpec, Runtime};
+use runtime::{InstanceSpec, Runtime, pod::PodRuntimeConfig};
 
 fn with_policy(policy: RestartPolicy, containers: Vec<ContainerSpec>) -> InstanceSpec {
     let mut spec = pod(containers);
@@ -97,6 +97,29 @@ fn pod_between_two_runs_is_the_same_to_a_new_agent_and_can_be_stopped() {
                 node.runtime.start(&spec.uid, &[0]).await.is_err(),
                 "it was started after its end was asked for"
             );
+            node.take_down().await;
+        },
+    );
+}
+
+#[test]
+fn container_that_starts_again_keeps_its_user_namespace_though_the_agent_finds_none_for_new_ones() {
+    in_namespaces(
+        "restarts::container_that_starts_again_keeps_its_user_namespace_though_the_agent_finds_none_for_new_ones",
+        |node| async move {
+            let words = "cat /proc/self/uid_map";
+            let spec = with_policy(RestartPolicy::Always, vec![script("web", words)]);
+            node.run(&spec).await;
+            node.seen(&spec, exited(0)).await;
+            let before = node.output(&spec, "web");
+            let node = node.reopen_as(|config| PodRuntimeConfig { user_namespaces: false, ..config }).await;
+            start(&node, &spec, 0).await;
+            node.seen(&spec, |facts| facts.restarts == 1 && exited(0)(facts)).await;
+            assert_eq!(node.output(&spec, "web"), before);
+            let other = pod(vec![script("web", words)]);
+            node.run(&other).await;
+            node.ended(&other).await;
+            assert_ne!(node.output(&other, "web"), before, "a new one has none");
             node.take_down().await;
         },
     );

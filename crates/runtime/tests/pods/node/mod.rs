@@ -159,12 +159,17 @@ impl Node {
 
     /// Lets go of the runtime as if its process had died, and opens it again.
     pub async fn reopen(self) -> Self {
+        self.reopen_as(|config| config).await
+    }
+
+    /// As [`Self::reopen`], with other settings.
+    pub async fn reopen_as(self, change: impl Fn(PodRuntimeConfig) -> PodRuntimeConfig) -> Self {
         let Self { runtime, state, name } = self;
         drop(runtime);
         // What it had started goes on in tasks for a moment and holds the store's lock.
         let until = tokio::time::Instant::now() + DEADLINE;
         let runtime = loop {
-            match PodRuntime::open(config(&state)).await {
+            match PodRuntime::open(change(config(&state))).await {
                 Ok(runtime) => break runtime,
                 Err(error) => assert!(tokio::time::Instant::now() < until, "{error:?}"),
             }
