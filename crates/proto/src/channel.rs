@@ -11,6 +11,12 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long it may stay silent then; with the interval, a broken connection is noticed within 10 seconds.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Most bytes of one stream that its reader has not taken: a slow reader slows its own writer down.
+pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Most bytes of all streams of a connection that their readers have not taken: as much as HTTP/2 can say. Otherwise one
+/// stream that nobody reads would hold up all others, and the heartbeats with them.
+pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
 /// Pause after the first failed attempt to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause: a peer that comes back is found within this time.
@@ -41,6 +47,8 @@ pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .tcp_nodelay(true))
 }
 

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use proto::{
     MAX_MESSAGE_BYTES, MAX_STREAMS,
-    channel::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+    channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES},
     wire::{link_server::LinkServer, session_server::SessionServer},
 };
 use tokio::net::{TcpListener, UnixListener};
@@ -122,6 +122,8 @@ fn server() -> Server {
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
 /// Connections whose small messages go out at once. The server's own setting does not reach connections that it is
