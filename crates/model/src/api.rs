@@ -242,6 +242,22 @@ pub struct ImagesRemoved {
     pub freed_bytes: u64,
 }
 
+/// A local volume of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeView {
+    /// Its name.
+    pub name: String,
+    /// Node that it is on.
+    pub node: String,
+    /// When it was made.
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: Timestamp,
+    /// Ids of the instances that use it.
+    #[serde(default)]
+    pub instances: Vec<String>,
+}
+
 /// An error, as RFC 9457 has it (`application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

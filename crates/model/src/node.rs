@@ -3,7 +3,10 @@
 //! The riklet reports what its machine is ([`NodeFacts`]) and how it fares ([`NodeMetrics`]); the scheduler notices
 //! whether it is heard from; the controller keeps the record. Heartbeats and metrics are never stored.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -80,6 +83,9 @@ pub struct Node {
     pub created_at: Timestamp,
     /// Addresses that its instances get, such as `10.42.1.0/24`.
     pub pod_subnet: String,
+    /// Local volumes that instances were given there, and that were not removed since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub volumes: BTreeSet<String>,
     /// What the machine is.
     #[serde(flatten)]
     pub facts: NodeFacts,

@@ -37,6 +37,21 @@ pub struct ExecRequest {
     pub terminal: Option<TerminalSize>,
 }
 
+/// Being there while a container runs: the first message of the session, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AttachRequest {
+    /// Name of the container; needed if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Whether something will be typed, if the container reads (`stdin: true`).
+    #[serde(default)]
+    pub stdin: bool,
+    /// Size of the client's terminal, if the container has one (`tty: true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+}
+
 /// A file or directory to be copied: the first message of the session, as text. What is copied goes as an archive (tar)
 /// with one name at its top.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -19,9 +19,12 @@ pub(crate) fn explain(board: &Board<'_>, instance: &Waiting<'_>) -> String {
         let group = match &refusal {
             Refusal::Cpu(_) => Refusal::Cpu(model::quantity::Cpu(0)),
             Refusal::Memory(_) => Refusal::Memory(model::quantity::Memory(0)),
-            Refusal::NotReady | Refusal::Kind(_) | Refusal::Label(..) | Refusal::Full | Refusal::Port(..) => {
-                refusal.clone()
-            }
+            Refusal::NotReady
+            | Refusal::Kind(_)
+            | Refusal::Label(..)
+            | Refusal::Volume(..)
+            | Refusal::Full
+            | Refusal::Port(..) => refusal.clone(),
         };
         let entry = groups.entry(group).or_insert((0, refusal.clone()));
         entry.0 += 1;
@@ -39,6 +42,7 @@ fn sentence(refusal: &Refusal, instance: &Waiting<'_>) -> String {
         Refusal::NotReady => "not heard from".to_owned(),
         Refusal::Kind(kind) => format!("cannot run a {kind}"),
         Refusal::Label(key, value) => format!("without the label {key}={value}"),
+        Refusal::Volume(volume, node) => format!("volume {volume:?} is on node {node}"),
         Refusal::Full => "takes no more instances".to_owned(),
         Refusal::Cpu(free) => format!("needs {} cpu, at most {free} is free", instance.cpu),
         Refusal::Memory(free) => {

@@ -16,6 +16,8 @@ pub(crate) enum Refusal {
     Kind(Kind),
     /// It does not carry this label.
     Label(String, String),
+    /// This local volume is on another node: its name and the node's.
+    Volume(String, String),
     /// It takes no more instances.
     Full,
     /// It has too little processor time free: what is free.
@@ -39,6 +41,13 @@ pub(crate) fn refusal(board: &Board<'_>, index: usize, instance: &Waiting<'_>) -
     let missing = instance.selector.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
     if let Some((key, value)) = missing {
         return Some(Refusal::Label(key.clone(), value.clone()));
+    }
+    let elsewhere = instance.volumes.iter().filter(|volume| !board.has(index, volume));
+    for volume in elsewhere {
+        if let Some(holder) = board.holder(volume) {
+            let holder = board.nodes[holder].name.to_owned();
+            return Some(Refusal::Volume((*volume).to_owned(), holder));
+        }
     }
     if free.instances == 0 {
         return Some(Refusal::Full);

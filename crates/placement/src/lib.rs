@@ -41,6 +41,8 @@ pub struct Node<'a> {
     pub used: Room,
     /// Ports that are published on it.
     pub ports: Vec<Port>,
+    /// Local volumes that it has.
+    pub volumes: Vec<&'a str>,
 }
 
 /// An amount of everything that is counted.
@@ -94,6 +96,8 @@ pub struct Waiting<'a> {
     pub memory: Memory,
     /// Ports that it publishes.
     pub ports: Vec<Port>,
+    /// Local volumes that it uses: where one of them is already, it has to be.
+    pub volumes: Vec<&'a str>,
 }
 
 /// What was decided.
@@ -110,7 +114,7 @@ const FULL: u64 = 1 << 20;
 
 /// Decides for each waiting instance, in order.
 #[must_use]
-pub fn plan(nodes: &[Node<'_>], waiting: &[Waiting<'_>]) -> Plan {
+pub fn plan<'a>(nodes: &'a [Node<'a>], waiting: &[Waiting<'a>]) -> Plan {
     let mut board = Board::new(nodes);
     let mut plan = Plan::default();
     for instance in waiting {
@@ -133,13 +137,15 @@ struct Board<'a> {
     load: Vec<i32>,
     /// Ports that this plan has taken, by node.
     taken: Vec<Vec<Port>>,
+    /// Local volumes that this plan puts on a node, by name.
+    made: BTreeMap<&'a str, usize>,
 }
 
 impl<'a> Board<'a> {
     fn new(nodes: &'a [Node<'a>]) -> Self {
         let free: Vec<Room> = nodes.iter().map(|node| node.capacity.minus(node.used)).collect();
         let load = nodes.iter().zip(&free).map(|(node, free)| load(node.capacity, *free)).collect();
-        Self { nodes, free, load, taken: vec![Vec::new(); nodes.len()] }
+        Self { nodes, free, load, taken: vec![Vec::new(); nodes.len()], made: BTreeMap::new() }
     }
 
     /// The least loaded node that every filter lets through; the first by position among equals.
@@ -161,11 +167,27 @@ impl<'a> Board<'a> {
         best.map(|(_, index)| index)
     }
 
-    fn place(&mut self, index: usize, instance: &Waiting<'_>) {
+    /// The node that has a local volume, if one has; the first by position among several.
+    fn holder(&self, volume: &str) -> Option<usize> {
+        let made = self.made.get(volume).copied();
+        made.or_else(|| self.nodes.iter().position(|node| node.volumes.contains(&volume)))
+    }
+
+    /// Whether the node at `index` has a local volume.
+    fn has(&self, index: usize, volume: &str) -> bool {
+        self.made.get(volume) == Some(&index) || self.nodes[index].volumes.contains(&volume)
+    }
+
+    fn place(&mut self, index: usize, instance: &Waiting<'a>) {
         let one = Room { cpu: instance.cpu, memory: instance.memory, instances: 1 };
         self.free[index] = self.free[index].minus(one);
         self.load[index] = load(self.nodes[index].capacity, self.free[index]);
         self.taken[index].extend(&instance.ports);
+        for volume in &instance.volumes {
+            if self.holder(volume).is_none() {
+                self.made.insert(volume, index);
+            }
+        }
     }
 }
 

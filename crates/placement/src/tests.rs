@@ -14,6 +14,7 @@ struct Machine {
     capacity: Room,
     used: Room,
     ports: Vec<Port>,
+    volumes: Vec<&'static str>,
 }
 
 fn machine(name: &str, millis: u64, memory: u64) -> Machine {
@@ -25,6 +26,7 @@ fn machine(name: &str, millis: u64, memory: u64) -> Machine {
         capacity,
         used: Room::default(),
         ports: Vec::new(),
+        volumes: Vec::new(),
     }
 }
 
@@ -41,6 +43,7 @@ fn node(machine: &Machine) -> Node<'_> {
         capacity: machine.capacity,
         used: machine.used,
         ports: machine.ports.clone(),
+        volumes: machine.volumes.clone(),
     }
 }
 
@@ -54,6 +57,7 @@ fn pod(uid: &str, millis: u64, memory: u64) -> Waiting<'_> {
         cpu: Cpu(millis),
         memory: Memory(memory),
         ports: Vec::new(),
+        volumes: Vec::new(),
     }
 }
 
@@ -100,6 +104,33 @@ fn a_port_is_published_once_on_a_node() {
     let plan = plan(&nodes(&machines), &[web("a"), web("b")]);
     assert_eq!(plan.bindings, [("a".to_owned(), "n2".to_owned())]);
     assert_eq!(plan.unplaced, [("b".to_owned(), "2 nodes: TCP port 8080 is taken".to_owned())]);
+}
+
+#[test]
+fn instance_goes_where_its_volume_is_and_nowhere_else() {
+    let mut machines = [machine("n1", 2000, GIB), machine("n2", 200, GIB), machine("n3", 2000, GIB)];
+    machines[1].volumes.push("db");
+    let using = |uid, volumes: &[&'static str]| Waiting { volumes: volumes.to_vec(), ..pod(uid, 100, 1) };
+    let waiting = [
+        using("a", &["db"]),
+        using("b", &["new"]),
+        using("c", &["new"]),
+        using("d", &["db"]),
+        using("e", &["db"]),
+        using("f", &["db", "new"]),
+    ];
+    let plan = plan(&nodes(&machines), &waiting);
+    let bound: Vec<(&str, &str)> =
+        plan.bindings.iter().map(|(uid, node)| (uid.as_str(), node.as_str())).collect();
+    assert_eq!(bound, [("a", "n2"), ("b", "n1"), ("c", "n1"), ("d", "n2")]);
+    let left: Vec<String> = plan.unplaced.into_iter().map(|(uid, why)| format!("{uid}: {why}")).collect();
+    assert_eq!(
+        left,
+        [
+            "e: 2 nodes: volume \"db\" is on node n2; 1 node: needs 100m cpu, at most 0 is free",
+            "f: 2 nodes: volume \"db\" is on node n2; 1 node: volume \"new\" is on node n1",
+        ]
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! ```
 //! Frames flow in both directions; each hop holds a few of them at most, so a slow reader slows the writer down.
 
-use model::session::{CopyRequest, ExecRequest};
+use model::session::{AttachRequest, CopyRequest, ExecRequest};
 use serde::{Deserialize, Serialize};
 
 /// What is asked of a node over a stream.
@@ -45,6 +45,15 @@ pub enum StreamRequest {
         /// What is to be run.
         exec: ExecRequest,
     },
+    /// Being there while a container runs. Data in both directions begins with a channel of `model::session`.
+    Attach {
+        /// Uid of the instance.
+        uid: String,
+        /// Name of the container.
+        container: String,
+        /// How.
+        attach: AttachRequest,
+    },
     /// A file or directory to or from a container. Data in both directions begins with a channel of `model::session`.
     Copy {
         /// Uid of the instance.
@@ -60,6 +69,13 @@ pub enum StreamRequest {
         uid: String,
         /// The port.
         port: u16,
+    },
+    /// The local volumes of the node, as a JSON array of `VolumeView`.
+    Volumes,
+    /// Remove a local volume; the answer is empty.
+    RemoveVolume {
+        /// Its name.
+        name: String,
     },
     /// The images on the node, as a JSON array of `ImageView`.
     Images,

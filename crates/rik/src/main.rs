@@ -15,6 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use riklet::start::Volumes;
 
 /// RIK in one binary: a cluster on this machine.
 #[derive(Debug, Parser)]
@@ -33,6 +34,9 @@ enum Command {
         /// Directory of everything of the cluster
         #[arg(long, default_value = layout::DEFAULT_DATA_DIR)]
         data_dir: PathBuf,
+        /// Remove local volumes too, with the data in them
+        #[arg(long)]
+        volumes: bool,
     },
     /// Run one node of a cluster of several; `rik up --nodes` starts them, this starts one again
     Node {
@@ -69,10 +73,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             daemon::init_logs("info");
             tokio()?.block_on(up::run(args))
         }
-        Command::Down { data_dir } => {
+        Command::Down { data_dir, volumes } => {
             must_be_root()?;
             daemon::init_logs("warn");
-            tokio()?.block_on(up::down(&layout::Layout::of(data_dir)?))
+            let volumes = if volumes { Volumes::Remove } else { Volumes::Keep };
+            tokio()?.block_on(up::down(&layout::Layout::of(data_dir)?, volumes))
         }
         Command::Node { name, data_dir, reset, tied } => {
             must_be_root()?;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
 
 use anyhow::Context;
+use riklet::start::Volumes;
 use runtime::pod::{RegistryConfig, link::ShimCommand};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
@@ -35,7 +36,7 @@ pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Resu
         state_dir: layout.node(name),
         labels: BTreeMap::new(),
         uplink: None,
-        host_paths: riklet::config::host_paths_of_environment()?,
+        allowed: riklet::config::allowed_of_environment()?,
         registries: RegistryConfig::default(),
         shim: ShimCommand::default(),
     };
@@ -58,7 +59,7 @@ fn follow_parent(shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes everything of it away.
+/// Takes everything of it away, local volumes too: `rik down` has asked before.
 pub(crate) async fn reset(layout: &Layout, name: &str) -> anyhow::Result<()> {
-    riklet::start::reset(&layout.node(name), ShimCommand::default()).await
+    riklet::start::reset(&layout.node(name), ShimCommand::default(), Volumes::Remove).await
 }

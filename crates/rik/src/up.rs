@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context;
 use controller::cluster::SubnetPlan;
 use network::{AttachRequest, Backend, Network, NetworkConfig};
+use riklet::start::Volumes;
 use runtime::pod::{RegistryConfig, link::ShimCommand};
 use scheduler::serve::Listeners;
 use tokio::{
@@ -90,7 +91,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             state_dir: layout.single_node(),
             labels: BTreeMap::new(),
             uplink: None,
-            host_paths: riklet::config::host_paths_of_environment()?,
+            allowed: riklet::config::allowed_of_environment()?,
             registries,
             shim: ShimCommand::default(),
         };
@@ -117,12 +118,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Takes everything of the cluster away.
-pub(crate) async fn down(layout: &Layout) -> anyhow::Result<()> {
+pub(crate) async fn down(layout: &Layout, volumes: Volumes) -> anyhow::Result<()> {
     if !layout.root().exists() {
         return Ok(());
     }
     let lock = lock(layout)?;
-    riklet::start::reset(&layout.single_node(), ShimCommand::default()).await?;
+    if volumes == Volumes::Keep {
+        let others = layout.node_names().into_iter().map(|name| layout.node(&name));
+        others.chain([layout.single_node()]).try_for_each(|node| riklet::start::no_volumes(&node))?;
+    }
+    riklet::start::reset(&layout.single_node(), ShimCommand::default(), Volumes::Remove).await?;
     for name in layout.node_names() {
         let this = std::env::current_exe().context("could not find this program")?;
         let reset = Command::new(this)

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Logs(commands::logs::LogsArgs),
     /// Run a program in a container of an instance.
     Exec(commands::exec::ExecArgs),
+    /// Hear what a running container writes, and type to its program.
+    Attach(commands::attach::AttachArgs),
     /// Copy files and directories to and from containers.
     Cp(commands::cp::CpArgs),
     /// Lead a port of this machine to a port of an instance.
@@ -50,6 +52,9 @@ pub(crate) enum Command {
     /// List images on nodes, or bring one there from a file.
     #[command(subcommand, visible_alias = "images")]
     Image(commands::image::ImageCommand),
+    /// List the local volumes of nodes, or remove one.
+    #[command(subcommand, visible_alias = "volumes")]
+    Volume(commands::volume::VolumeCommand),
     /// Print the versions of rikctl and of the controller.
     Version(commands::version::VersionArgs),
     /// Print a script that completes rikctl's words in a shell.

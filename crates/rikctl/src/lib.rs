@@ -87,10 +87,12 @@ fn dispatch(cli: Cli, terminal: &mut Terminal) -> Result<(), Failure> {
         Command::Logs(args) => commands::logs::run(&args, &Arc::new(connect(terminal)?), terminal),
         Command::Run(args) => commands::run::run(&args, &Arc::new(connect(terminal)?), terminal),
         Command::Exec(args) => commands::exec::run(&args, &connect(terminal)?, terminal),
+        Command::Attach(args) => commands::attach::run(&args, &connect(terminal)?, terminal),
         Command::Cp(args) => commands::cp::run(&args, &connect(terminal)?),
         Command::PortForward(args) => commands::port_forward::run(&args, connect(terminal)?, terminal),
         Command::Top(args) => commands::top::run(&args, &connect(terminal)?, terminal),
         Command::Wait(args) => commands::wait::run(&args, &connect(terminal)?, terminal),
+        Command::Volume(command) => commands::volume::run(&command, &connect(terminal)?, terminal),
         Command::Image(command) => commands::image::run(&command, &connect(terminal)?, terminal),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use runtime::pod::RegistryConfig;
+use runtime::pod::{Allowed, RegistryConfig};
 use serde::{Deserialize, Serialize};
 
 /// Where the file is, unless another is given.
@@ -38,6 +38,12 @@ pub struct File {
     /// Directories of the machine that volumes of instances may be below.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hostpath_allow: Vec<PathBuf>,
+    /// Directory of seccomp profiles that containers may name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp_profiles: Option<PathBuf>,
+    /// Whether containers may have no seccomp filter.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub seccomp_unconfined: bool,
     /// Registries: mirrors, plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registries: Option<RegistryConfig>,
@@ -118,31 +124,38 @@ pub fn read(path: &Path, asked_for: bool) -> Result<File, ConfigError> {
     })
 }
 
-/// Directories of the machine are given whole.
+/// What the operator allows is given by whole paths.
 ///
 /// # Errors
-/// One is not.
-pub fn check_host_paths(paths: &[PathBuf]) -> anyhow::Result<()> {
-    let whole =
+/// One is not whole.
+pub fn check_allowed(allowed: Allowed) -> anyhow::Result<Allowed> {
+    let torn =
         |path: &&PathBuf| !path.is_absolute() || path.components().any(|part| part.as_os_str() == "..");
-    match paths.iter().find(whole) {
-        Some(path) => {
-            anyhow::bail!("--hostpath-allow {}: it has to be an absolute path without ..", path.display())
+    let host_paths = allowed.host_paths.iter().map(|path| ("--hostpath-allow", path));
+    let profiles = allowed.seccomp_profiles.iter().map(|path| ("--seccomp-profiles", path));
+    match host_paths.chain(profiles).find(|(_, path)| torn(path)) {
+        Some((flag, path)) => {
+            anyhow::bail!("{flag} {}: it has to be an absolute path without ..", path.display())
         }
-        None => Ok(()),
+        None => Ok(allowed),
     }
 }
 
-/// Directories of the machine that volumes may be below, for programs that have no flag for them.
+/// What the operator allows, for programs that have no flags for it.
 ///
 /// # Errors
-/// One is not given whole.
-pub fn host_paths_of_environment() -> anyhow::Result<Vec<PathBuf>> {
-    let text = std::env::var_os("RIKLET_HOSTPATH_ALLOW").unwrap_or_default();
-    let text = text.to_string_lossy();
-    let paths: Vec<PathBuf> = text.split(',').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
-    check_host_paths(&paths)?;
-    Ok(paths)
+/// A path is not given whole.
+pub fn allowed_of_environment() -> anyhow::Result<Allowed> {
+    let text = |name| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
+    let paths = text("RIKLET_HOSTPATH_ALLOW");
+    let paths = paths.split(',').filter(|path| !path.is_empty()).map(PathBuf::from);
+    check_allowed(Allowed {
+        host_paths: paths.collect(),
+        seccomp_profiles: Some(text("RIKLET_SECCOMP_PROFILES"))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+        seccomp_unconfined: text("RIKLET_SECCOMP_UNCONFINED") == "true",
+    })
 }
 
 /// Labels as `key=value,key=value`.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use riklet::{config, facts, start};
-use runtime::pod::link::ShimCommand;
+use runtime::pod::{Allowed, link::ShimCommand};
 
 /// Scheduler that is dialled unless another is given.
 const DEFAULT_MASTER: &str = "http://127.0.0.1:4995";
@@ -30,6 +30,9 @@ enum Command {
         /// Directory of everything of the node
         #[arg(long, default_value = config::DEFAULT_STATE_DIR)]
         state_dir: PathBuf,
+        /// Remove local volumes too, with the data in them
+        #[arg(long)]
+        volumes: bool,
     },
 }
 
@@ -71,6 +74,12 @@ struct Run {
     /// Directories of the machine that volumes of instances may be below, with commas between them; none if absent
     #[arg(long, env = "RIKLET_HOSTPATH_ALLOW", value_delimiter = ',')]
     hostpath_allow: Option<Vec<PathBuf>>,
+    /// Directory of seccomp profiles that containers may name
+    #[arg(long, env = "RIKLET_SECCOMP_PROFILES", value_name = "DIR")]
+    seccomp_profiles: Option<PathBuf>,
+    /// Allow containers that ask for no seccomp filter
+    #[arg(long, env = "RIKLET_SECCOMP_UNCONFINED", num_args = 0..=1, default_missing_value = "true")]
+    seccomp_unconfined: Option<bool>,
     /// File with logins of registries, as docker's config.json; read at each pull
     #[arg(long, env = "RIKLET_REGISTRY_LOGINS", value_name = "FILE")]
     registry_logins: Option<PathBuf>,
@@ -88,7 +97,9 @@ fn main() -> ExitCode {
         return ExitCode::from(1);
     }
     let ended = match cli.command {
-        Some(Command::Reset { state_dir }) => reset(&state_dir),
+        Some(Command::Reset { state_dir, volumes }) => {
+            reset(&state_dir, if volumes { start::Volumes::Remove } else { start::Volumes::Keep })
+        }
         None => run(cli.run),
     };
     match ended {
@@ -97,9 +108,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn reset(state_dir: &Path) -> anyhow::Result<()> {
+fn reset(state_dir: &Path, volumes: start::Volumes) -> anyhow::Result<()> {
     daemon::init_logs("warn");
-    tokio()?.block_on(start::reset(state_dir, ShimCommand::default()))
+    tokio()?.block_on(start::reset(state_dir, ShimCommand::default(), volumes))
 }
 
 fn tokio() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -143,8 +154,11 @@ fn run(args: Run) -> anyhow::Result<()> {
     if write {
         write_file(&args.config_file, &file);
     }
-    let host_paths = args.hostpath_allow.unwrap_or(file.hostpath_allow);
-    config::check_host_paths(&host_paths)?;
+    let allowed = config::check_allowed(Allowed {
+        host_paths: args.hostpath_allow.unwrap_or(file.hostpath_allow),
+        seccomp_profiles: args.seccomp_profiles.or(file.seccomp_profiles),
+        seccomp_unconfined: args.seccomp_unconfined.unwrap_or(file.seccomp_unconfined),
+    })?;
     let mut registries = file.registries.unwrap_or_default();
     registries.logins = args.registry_logins.or(registries.logins);
     let mut labels = file.labels;
@@ -155,7 +169,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         state_dir,
         labels,
         uplink: args.iface.filter(|name| !name.is_empty()),
-        host_paths,
+        allowed,
         registries,
         shim: ShimCommand::default(),
     };

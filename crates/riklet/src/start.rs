@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use model::{Clock, NodeMetrics};
 use runtime::{
     Runtime,
-    pod::{Backend, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet, link::ShimCommand},
+    pod::{
+        Allowed, Backend, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet,
+        link::ShimCommand,
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
@@ -48,8 +51,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Interface that instances reach the world through; by routing if absent.
     pub uplink: Option<String>,
-    /// Directories of the machine that volumes of instances may be below.
-    pub host_paths: Vec<PathBuf>,
+    /// What the operator allows.
+    pub allowed: Allowed,
     /// Registries.
     pub registries: RegistryConfig,
     /// How the shim is begun.
@@ -131,18 +134,50 @@ fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::R
         shim: config.shim.clone(),
         registry: config.registries.clone(),
         network,
-        host_paths: config.host_paths.clone(),
+        allowed: config.allowed.clone(),
         user_namespaces,
     })
+}
+
+/// What becomes of local volumes when a riklet is reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volumes {
+    /// Nothing is reset if there is one.
+    Keep,
+    /// They go like everything else.
+    Remove,
+}
+
+/// Makes sure that a state directory holds no local volume.
+///
+/// # Errors
+/// It does; they are named.
+pub fn no_volumes(state_dir: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(state_dir.join("volumes")).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    // Others are being removed already.
+    names.retain(|name| !name.starts_with('.'));
+    names.sort_unstable();
+    anyhow::ensure!(
+        names.is_empty(),
+        "{} holds volumes, whose data would be lost: {}; give --volumes if it may be",
+        state_dir.display(),
+        names.join(", ")
+    );
+    Ok(())
 }
 
 /// Takes away everything of the riklet with this state directory: instances, network, images, the directory's content.
 ///
 /// # Errors
 /// Something could not be taken away; it is named.
-pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
+pub async fn reset(state_dir: &Path, shim: ShimCommand, volumes: Volumes) -> anyhow::Result<()> {
     if !state_dir.exists() {
         return Ok(());
+    }
+    if volumes == Volumes::Keep {
+        no_volumes(state_dir)?;
     }
     let lock = lock(state_dir).await?;
     let identity = IdentityFile::open(state_dir, || uuid::Uuid::new_v4().to_string())?;
@@ -153,7 +188,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand) -> anyhow::Result<()> {
             state_dir: state_dir.to_owned(),
             labels: BTreeMap::new(),
             uplink: None,
-            host_paths: Vec::new(),
+            allowed: Allowed::default(),
             registries: RegistryConfig::default(),
             shim,
         };

@@ -258,6 +258,13 @@ impl Lab {
         rikctl::say(&mut command)
     }
 
+    /// Runs `riklet reset` on a node of this namespace, which may keep it from doing so.
+    #[track_caller]
+    pub fn try_reset(&self, node: &str) -> Said {
+        let mut command = Host::here().command(programs::built("riklet"));
+        rikctl::say(command.arg("reset").arg("--state-dir").arg(Self::node_state(node)))
+    }
+
     /// Waits until a page of this namespace answers; gives its body.
     #[track_caller]
     #[must_use]
@@ -325,8 +332,9 @@ pub fn configuration(node: &str) -> PathBuf {
 #[track_caller]
 fn reset(host: &Host, node: &str) {
     let state = Lab::node_state(node);
-    let said =
-        rikctl::say(host.command(programs::built("riklet")).args(["reset", "--state-dir"]).arg(&state));
+    let said = rikctl::say(
+        host.command(programs::built("riklet")).args(["reset", "--volumes", "--state-dir"]).arg(&state),
+    );
     assert_eq!(said.code, 0, "riklet reset of {node}: {}{}", said.stdout, said.stderr);
     assert!(is_empty(&state), "riklet reset left something in {}", state.display());
 }

@@ -34,6 +34,7 @@ pub mod probe;
 pub mod programs;
 pub mod registry;
 pub mod rikctl;
+pub mod terminal;
 pub mod wait;
 
 pub use api::Api;

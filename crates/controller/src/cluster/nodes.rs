@@ -123,6 +123,8 @@ impl Cluster {
             uid: uid.to_owned(),
             status: NodeStatus::Ready,
             status_since,
+            // Another machine by the same name has none of them.
+            volumes: if old.uid == uid { old.volumes.clone() } else { BTreeSet::new() },
             facts: facts.clone(),
             ..old.clone()
         }
@@ -138,6 +140,7 @@ impl Cluster {
             status_since: now,
             created_at: now,
             pod_subnet: self.0.subnets.free(&taken)?,
+            volumes: BTreeSet::new(),
             facts: facts.clone(),
         })
     }
@@ -275,6 +278,36 @@ impl Cluster {
             })
         })
         .await
+    }
+
+    /// Records that a node does not have a local volume any more, unless an instance there needs it by now. Whether it
+    /// was recorded.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn forget_volume(&self, name: &str, volume: &str) -> Result<bool, ClusterError> {
+        for _ in 0..MAX_TRIES {
+            let (old, needed) = {
+                let state = self.mirror().read();
+                let uses = |instance: &Arc<Versioned<Instance>>| {
+                    instance.object.holds_resources()
+                        && instance.object.spec.local_volumes().any(|own| own == volume)
+                };
+                (state.nodes.get(name).cloned(), state.instances_on(name).any(uses))
+            };
+            let Some(old) = old.filter(|old| old.object.volumes.contains(volume)) else { return Ok(false) };
+            if needed {
+                return Ok(true);
+            }
+            let mut node = old.object.clone();
+            node.volumes.remove(volume);
+            let txn = self.txn().replace(key::node(name), old.revision, to_json("a node", &node)?);
+            if self.commit(txn).await?.is_some() {
+                tracing::info!(node.name = name, volume, "a local volume is removed");
+                return Ok(true);
+            }
+        }
+        Err(ClusterError::Contended { tries: MAX_TRIES })
     }
 
     /// Every node, ordered by name.

@@ -3,6 +3,8 @@
 //! Each is held against the record as it is now; what was decided from an older state is refused and decided again
 //! by whoever decided it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use model::{
     Instance, Reason, Status,
     api::Versioned,
@@ -13,6 +15,8 @@ use proto::{
     link::{Binding, Decisions, Unplaced},
     node::{Ack, Numbered},
 };
+
+use store::{Expect, Txn};
 
 use super::{Cluster, ClusterError, MAX_TRIES, to_json};
 
@@ -42,19 +46,62 @@ impl Cluster {
     /// All bindings in one transaction; false if one of them was refused.
     async fn commit_bindings(&self, plan: &Decisions) -> Result<bool, ClusterError> {
         let mut txn = self.txn();
+        let mut volumes = BTreeMap::<&str, BTreeSet<String>>::new();
         for binding in &plan.bindings {
             let Some(bound) = self.bound(binding) else { return Ok(false) };
             let value = to_json("an instance", &bound)?;
             txn = txn.replace(key::instance(binding.kind, &binding.id), binding.revision, value);
+            let own = bound.spec.local_volumes().map(str::to_owned);
+            volumes.entry(&binding.node).or_default().extend(own);
+        }
+        for (node, volumes) in volumes {
+            let Some(with_node) = self.note_volumes(txn, node, volumes)? else { return Ok(false) };
+            txn = with_node;
         }
         Ok(self.commit(txn).await?.is_some())
     }
 
     async fn commit_binding(&self, binding: &Binding) -> Result<bool, ClusterError> {
-        let Some(bound) = self.bound(binding) else { return Ok(false) };
-        let value = to_json("an instance", &bound)?;
-        let txn = self.txn().replace(key::instance(binding.kind, &binding.id), binding.revision, value);
-        Ok(self.commit(txn).await?.is_some())
+        for _ in 0..MAX_TRIES {
+            let Some(bound) = self.bound(binding) else { return Ok(false) };
+            let value = to_json("an instance", &bound)?;
+            let txn = self.txn().replace(key::instance(binding.kind, &binding.id), binding.revision, value);
+            let volumes: BTreeSet<String> = bound.spec.local_volumes().map(str::to_owned).collect();
+            // Bindings of one plan that give the same node volumes write its record one after the other.
+            let contended = !volumes.is_empty();
+            let Some(txn) = self.note_volumes(txn, &binding.node, volumes)? else { return Ok(false) };
+            let done = self.commit(txn).await?.is_some();
+            if done || !contended {
+                return Ok(done);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has the same transaction record that a node has these volumes from now on; None if another node has one of them,
+    /// or this one is gone.
+    fn note_volumes(
+        &self,
+        txn: Txn,
+        node: &str,
+        volumes: BTreeSet<String>,
+    ) -> Result<Option<Txn>, ClusterError> {
+        if volumes.is_empty() {
+            return Ok(Some(txn));
+        }
+        let state = self.mirror().read();
+        let Some(old) = state.nodes.get(node) else { return Ok(None) };
+        let new: BTreeSet<String> = volumes.difference(&old.object.volumes).cloned().collect();
+        if new.is_empty() {
+            // Nobody may forget one of them meanwhile.
+            return Ok(Some(txn.guard(key::node(node), Expect::At(old.revision))));
+        }
+        if state.nodes.values().any(|other| !other.object.volumes.is_disjoint(&new)) {
+            return Ok(None);
+        }
+        let mut record = old.object.clone();
+        record.volumes.extend(new);
+        Ok(Some(txn.replace(key::node(node), old.revision, to_json("a node", &record)?)))
     }
 
     /// The instance with its node, if it is still the one that the scheduler decided about.

@@ -14,12 +14,14 @@
 //! | `workload-not-found`, `instance-not-found`, `node-not-found`, `container-not-found`, `tenant-not-found` | 404 | there is no such object |
 //! | `config-not-found`, `secret-not-found` | 404 | there is no such config or secret |
 //! | `image-not-found` | 404 | the node has no such image |
+//! | `volume-not-found` | 404 | the node has no such volume |
 //! | `no-log` | 404 | the node has no log of the container: nothing of it was started, or it is gone |
 //! | `route-not-found` | 404 | the API has no such path |
 //! | `method-not-allowed` | 405 | the path exists, but not for this method |
 //! | `body-slow` | 408 | the body did not arrive in time |
 //! | `name-taken` | 409 | another object has this name |
 //! | `image-in-use` | 409 | containers stand on the image |
+//! | `volume-in-use` | 409 | instances use the volume |
 //! | `node-in-use` | 409 | the node still takes part |
 //! | `not-placed` | 409 | the instance has no node yet |
 //! | `contended` | 409 | others changed the object again and again |
@@ -101,6 +103,7 @@ codes! {
     ConfigNotFound, "config-not-found", NOT_FOUND, "There is no such config";
     SecretNotFound, "secret-not-found", NOT_FOUND, "There is no such secret";
     ImageNotFound, "image-not-found", NOT_FOUND, "There is no such image";
+    VolumeNotFound, "volume-not-found", NOT_FOUND, "There is no such volume";
     NoLog, "no-log", NOT_FOUND, "There is no log";
     TenantNotFound, "tenant-not-found", NOT_FOUND, "There is no such tenant";
     RouteNotFound, "route-not-found", NOT_FOUND, "There is no such path";
@@ -108,6 +111,7 @@ codes! {
     BodySlow, "body-slow", REQUEST_TIMEOUT, "The body did not arrive in time";
     NameTaken, "name-taken", CONFLICT, "The name is taken";
     ImageInUse, "image-in-use", CONFLICT, "The image is used";
+    VolumeInUse, "volume-in-use", CONFLICT, "The volume is used";
     NodeInUse, "node-in-use", CONFLICT, "The node still takes part";
     NotPlaced, "not-placed", CONFLICT, "The instance has no node yet";
     Contended, "contended", CONFLICT, "The object kept changing";
@@ -274,7 +278,9 @@ fn classify(error: &ClusterError) -> (Code, Option<&'static str>) {
 
 /// The code for what a node said. Nodes may be newer than this controller: what it does not know is `node-failed`.
 pub fn node_failure(said: &str) -> Code {
-    const SAYABLE: [Code; 14] = [
+    const SAYABLE: [Code; 16] = [
+        Code::VolumeNotFound,
+        Code::VolumeInUse,
         Code::ImageNotFound,
         Code::ImageInUse,
         Code::ImageNotPulled,
@@ -305,6 +311,14 @@ mod tests {
             let row = table.split("//!").find(|row| row.contains(&format!("`{}`", code.text())));
             let row = row.unwrap_or_else(|| panic!("{} is not documented", code.text()));
             assert!(row.contains(&format!("| {} |", code.status().as_u16())), "{}: {row}", code.text());
+        }
+    }
+
+    #[test]
+    fn documentation_has_the_same_table() {
+        let page = include_str!("../../../../docs/src/controller/api-v1.md");
+        for row in include_str!("problem.rs").lines().filter_map(|line| line.strip_prefix("//! | `")) {
+            assert!(page.contains(&format!("\n| `{row}\n")), "docs/src/controller/api-v1.md lacks: | `{row}");
         }
     }
 

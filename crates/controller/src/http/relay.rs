@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use futures::{Stream, StreamExt, stream};
 use http_body_util::BodyExt;
 use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure};
+use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,13 @@ pub(crate) async fn gather_within(
         }
         answer.extend_from_slice(&data);
     }
+}
+
+/// What a node answered, from JSON.
+pub(crate) fn read<T: DeserializeOwned>(node: &str, answer: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(answer).map_err(|error| {
+        Refusal::new(Code::NodeFailed, format!("the answer of node {node:?} is not understood: {error}"))
+    })
 }
 
 /// How long to wait for a node's first data before the answer begins.

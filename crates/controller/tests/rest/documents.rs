@@ -31,7 +31,7 @@ async fn the_document_lists_every_route() {
             format!("{method} {path} {} {}\n", operation["operationId"].as_str().unwrap(), answers.join(","))
         })
         .collect();
-    assert_snapshot!(lines, @"
+    assert_snapshot!(lines, @r#"
     GET / get_root 303,default
     POST /api/v0/instances.create v0_create_instances 201,default
     POST /api/v0/instances.delete v0_delete_instance 204,default
@@ -56,6 +56,7 @@ async fn the_document_lists_every_route() {
     POST /api/v1/instances create_instances 201,default
     GET /api/v1/instances/{id} get_instance 200,default
     DELETE /api/v1/instances/{id} delete_instance 202,204,default
+    GET /api/v1/instances/{id}/attach attach 101,default
     GET /api/v1/instances/{id}/copy copy 101,default
     GET /api/v1/instances/{id}/exec exec 101,default
     GET /api/v1/instances/{id}/logs get_logs 200,default
@@ -67,6 +68,8 @@ async fn the_document_lists_every_route() {
     POST /api/v1/nodes/{name}/images load_image 200,default
     DELETE /api/v1/nodes/{name}/images remove_images 200,default
     POST /api/v1/nodes/{name}/images/pull pull_image 200,default
+    GET /api/v1/nodes/{name}/volumes list_volumes 200,default
+    DELETE /api/v1/nodes/{name}/volumes/{volume} remove_volume 204,default
     GET /api/v1/openapi.json get_openapi 200,default
     GET /api/v1/schema/workload-v1.json get_schema 200,default
     GET /api/v1/secrets list_secrets 200,default
@@ -82,7 +85,7 @@ async fn the_document_lists_every_route() {
     DELETE /api/v1/workloads/{name} delete_workload 204,default
     GET /health get_health 200,default
     GET /metrics get_metrics 200,default
-    ");
+    "#);
 }
 
 #[tokio::test]

@@ -184,6 +184,18 @@ pub struct ContainerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(format = "absolute-path", max_length = 4096)]
     pub working_dir: Option<String>,
+    /// Whether somebody may write to its program: `rikctl attach`. Without it, standard input is open and silent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub stdin: bool,
+    /// Whether its standard input ends when the first who writes to it has done so.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub stdin_once: bool,
+    /// Whether its standard files are a terminal.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub tty: bool,
     /// What this container needs and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -423,6 +435,11 @@ impl WorkloadSpec {
     /// Every container, the init containers first: a container's place in this order is its index on the node.
     pub fn all_containers(&self) -> impl Iterator<Item = &ContainerSpec> + Clone {
         self.init_containers.iter().chain(&self.containers)
+    }
+
+    /// Names of the local volumes that it uses.
+    pub fn local_volumes(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().filter_map(|volume| volume.local.as_ref()).map(|local| local.name.as_str())
     }
 
     /// Every port of the node that one instance publishes.

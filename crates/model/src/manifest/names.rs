@@ -68,7 +68,7 @@ pub fn object_name(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "a name of a config or secret has 1 to {MAX_NAME} lower-case letters, digits or '-', and starts and ends with a letter or digit"
+        "a name of a config, secret or volume has 1 to {MAX_NAME} lower-case letters, digits or '-', and starts and ends with a letter or digit"
     ))
 }
 
@@ -92,7 +92,7 @@ fn relative_path(text: &str) -> Result<(), String> {
     if text.split('/').all(|part| !matches!(part, "" | "." | "..")) && !text.contains('\0') {
         return Ok(());
     }
-    Err("a path below a volume does not begin with '/' and has no '.', '..' and no NUL in it".to_owned())
+    Err("a relative path does not begin with '/' and has no '.', '..' and no NUL in it".to_owned())
 }
 
 /// The outer form of an image reference; the node reads it in full.

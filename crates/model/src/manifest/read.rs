@@ -202,7 +202,7 @@ mod tests {
         line 5: spec.volumes[0].emptyDir.sizeLimit: needs medium: Memory; the size of a directory on disk is not limited
         line 6: spec.volumes[1].hostPath.path: found "/a/../b"; a path starts with '/' and has no '..'
         line 6: spec.volumes[1].name: "v" is taken by another volume of this pod
-        line 7: spec.volumes[2]: needs exactly one of emptyDir, hostPath, config and secret
+        line 7: spec.volumes[2]: needs exactly one of emptyDir, hostPath, local, config and secret
         line 11: spec.containers[0].volumeMounts[0].name: "x" is no volume of this pod
         line 11: spec.containers[0].volumeMounts[0].mountPath: cannot be below /proc, /sys or /dev, but for /dev/shm
         line 11: spec.containers[0].volumeMounts[2].mountPath: is the place of another volume already
@@ -210,6 +210,19 @@ mod tests {
         line 14: spec.containers[0].securityContext.allowPrivilegeEscalation: no program of a container ever gets more rights than it began with
         line 16: spec.containers[0].securityContext.runAsUser: 0 is root, which runAsNonRoot refuses
         line 17: spec.containers[0].securityContext.capabilities.add: ALL can only be dropped; name each one to add
+        "#);
+        let text = "kind: Pod\nname: a\nspec:\n  securityContext: {seccompProfile: {type: Localhost}}\n  volumes:\n    - {name: v, local: {name: db}, emptyDir: {}}\n  containers:\n    - name: a\n      image: a\n      stdinOnce: true\n      securityContext: {seccompProfile: {type: Unconfined, localhostProfile: a.json}}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 4: spec.securityContext.seccompProfile.localhostProfile: type Localhost needs it
+        line 6: spec.volumes[0]: needs exactly one of emptyDir, hostPath, local, config and secret
+        line 10: spec.containers[0].stdinOnce: needs stdin: true
+        line 11: spec.containers[0].securityContext.seccompProfile.localhostProfile: goes with type Localhost only
+        "#);
+        let text = "kind: Pod\nname: a\nspec:\n  volumes:\n    - {name: v, local: {name: Db}}\n  containers:\n    - name: a\n      image: a\n      volumeMounts: [{name: v, mountPath: /v, subPath: ../x}]\n      securityContext: {seccompProfile: {type: Localhost, localhostProfile: /etc/x}}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 5: spec.volumes[0].local.name: found "Db"; a name of a config, secret or volume has 1 to 63 lower-case letters, digits or '-', and starts and ends with a letter or digit
+        line 9: spec.containers[0].volumeMounts[0].subPath: found "../x"; a relative path does not begin with '/' and has no '.', '..' and no NUL in it
+        line 10: spec.containers[0].securityContext.seccompProfile.localhostProfile: found "/etc/x"; a relative path does not begin with '/' and has no '.', '..' and no NUL in it
         "#);
         let text = "kind: Pod\nname: a\nspec:\n  containers:\n    - name: a\n      image: a\n      securityContext: {capabilities: {add: [SYS_ADMIN]}}\n";
         insta::assert_snapshot!(faults(text), @r#"

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
     health::{Hook, Probe, RestartPolicy},
-    security::Capability,
+    security::{Capability, SeccompProfile, SeccompSource},
     volume::{EmptyDir, Volume, mount_path_fault},
 };
 
@@ -62,6 +62,9 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
         }
         check_resources(container.resources.as_ref(), &format!("{path}.resources"), &mut fault);
         check_security(container, &path, &mut fault);
+        if container.stdin_once && !container.stdin {
+            fault(format!("{path}.stdinOnce"), "needs stdin: true".to_owned());
+        }
         check_environment(container, &path, &mut fault);
         check_mounts(container, &workload.spec.volumes, &path, &mut fault);
         check_health(container, list == "initContainers", &path, &mut fault);
@@ -73,6 +76,8 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
         fault("spec.restartBackoff.initialSeconds".to_owned(), message);
     }
     check_resources(workload.spec.resources.as_ref(), "spec.resources", &mut fault);
+    let pod = workload.spec.security_context.as_ref();
+    check_seccomp(pod.and_then(|pod| pod.seccomp_profile.as_ref()), "spec.securityContext", &mut fault);
     faults
 }
 
@@ -106,6 +111,16 @@ fn check_security(container: &ContainerSpec, path: &str, fault: &mut impl FnMut(
     }
     if own.run_as_non_root == Some(true) && own.run_as_user == Some(0) {
         fault(format!("{path}.runAsUser"), "0 is root, which runAsNonRoot refuses".to_owned());
+    }
+    check_seccomp(own.seccomp_profile.as_ref(), &path, fault);
+}
+
+fn check_seccomp(profile: Option<&SeccompProfile>, path: &str, fault: &mut impl FnMut(String, String)) {
+    let Some(profile) = profile else { return };
+    let named = profile.localhost_profile.is_some();
+    if named != (profile.source == SeccompSource::Localhost) {
+        let message = if named { "goes with type Localhost only" } else { "type Localhost needs it" };
+        fault(format!("{path}.seccompProfile.localhostProfile"), message.to_owned());
     }
 }
 
@@ -148,11 +163,12 @@ fn check_volumes(volumes: &[Volume], fault: &mut impl FnMut(String, String)) {
         let sorts = [
             volume.empty_dir.is_some(),
             volume.host_path.is_some(),
+            volume.local.is_some(),
             volume.config.is_some(),
             volume.secret.is_some(),
         ];
         if sorts.into_iter().filter(|is| *is).count() != 1 {
-            fault(path, "needs exactly one of emptyDir, hostPath, config and secret".to_owned());
+            fault(path, "needs exactly one of emptyDir, hostPath, local, config and secret".to_owned());
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct PodSecurityContext {
     /// Refuses to start a program as root, whatever image and manifest say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as_non_root: Option<bool>,
+    /// Which calls of the kernel the programs may make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<SeccompProfile>,
 }
 
 /// What a container may do. What it does not say is as the pod says.
@@ -52,12 +55,40 @@ pub struct SecurityContext {
     /// What root may do in it beside, or not even.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
+    /// Which calls of the kernel the program may make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<SeccompProfile>,
     /// Can only be false: no program of a container ever gets more rights than it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_privilege_escalation: Option<bool>,
     /// Can only be false: there are no privileged containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
+}
+
+/// Which calls of the kernel a program may make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SeccompProfile {
+    /// Where the list of calls comes from.
+    #[serde(rename = "type")]
+    pub source: SeccompSource,
+    /// File below the directory that the node's operator named. Only with `Localhost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = "relative-path", max_length = 4096)]
+    pub localhost_profile: Option<String>,
+}
+
+/// Where a list of allowed calls comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum SeccompSource {
+    /// The one that every container has unless something else is said.
+    #[default]
+    RuntimeDefault,
+    /// A file of the node's operator.
+    Localhost,
+    /// All calls, where the node's operator allows it.
+    Unconfined,
 }
 
 /// Parts of root's rights, as Linux divides them.
@@ -173,6 +204,8 @@ pub struct Security {
     pub read_only_root: bool,
     /// Its capabilities.
     pub capabilities: BTreeSet<Capability>,
+    /// Which calls of the kernel it may make.
+    pub seccomp: SeccompProfile,
 }
 
 impl Security {
@@ -190,6 +223,7 @@ impl Security {
             non_root: own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false),
             read_only_root: own.read_only_root_filesystem.unwrap_or(false),
             capabilities: USUAL.into_iter().filter(kept).chain(asked.add).collect(),
+            seccomp: own.seccomp_profile.or(pod.seccomp_profile).unwrap_or_default(),
         }
     }
 }
@@ -206,6 +240,7 @@ mod tests {
                 run_as_group: Some(2),
                 run_as_non_root: Some(true),
                 supplemental_groups: vec![3],
+                seccomp_profile: None,
             }),
             ..WorkloadSpec::default()
         };

@@ -22,6 +22,9 @@ pub struct Volume {
     /// A directory or file of the node, where the node's operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPath>,
+    /// A directory of the node that RIK keeps: it is there for the next instance when this one is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalVolume>,
     /// A config as files; also written `configMap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ObjectVolume>,
@@ -58,6 +61,16 @@ pub struct HostPath {
     pub path: String,
 }
 
+/// A directory of the node that outlives instances. It is made when it is first used, and an instance that names it is
+/// placed on the node that has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalVolume {
+    /// Its name, the same for every workload that uses it.
+    #[schema(format = "object-name", min_length = 1, max_length = 63)]
+    pub name: String,
+}
+
 /// Where a container finds a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -68,6 +81,10 @@ pub struct VolumeMount {
     /// Path in the container.
     #[schema(format = "absolute-path", max_length = 4096)]
     pub mount_path: String,
+    /// A file or directory of the volume, instead of all of it. A directory that is missing is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = "relative-path", max_length = 4096)]
+    pub sub_path: Option<String>,
     /// Whether the container may only read.
     #[serde(default, skip_serializing_if = "is_false")]
     #[schema(default = false)]

@@ -199,6 +199,11 @@ impl Client {
         Ok(response.status() == StatusCode::NO_CONTENT)
     }
 
+    /// Removes a volume of a node, with all that is in it.
+    pub(crate) fn remove_volume(&self, path: &str) -> Result<(), ClientError> {
+        self.perform(&Call::new(Method::DELETE, path), (), Patience::Work).map(drop)
+    }
+
     /// Sends an image archive; the answer is what it is known by.
     pub(crate) fn load_image(&self, path: &str, archive: &mut dyn Read) -> Result<Vec<String>, ClientError> {
         let call = Call::new(Method::POST, path).keyed();

@@ -34,10 +34,26 @@ pub(crate) struct Session {
     unsent: bool,
 }
 
+/// How a session was over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// With this outcome.
+    Told(Outcome),
+    /// Without a word.
+    Silent,
+    /// We left it.
+    Left,
+}
+
 /// What a session talks to on this side.
 pub(crate) trait Local {
     /// Takes what arrived on a channel.
     fn hear(&mut self, channel: u8, bytes: &[u8]) -> Result<(), Failure>;
+
+    /// What of the bytes that were typed is passed on; None to leave.
+    fn typed(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
+    }
 
     /// Something to say beside the input.
     fn control(&mut self) -> Option<Control> {
@@ -124,12 +140,12 @@ impl Session {
         self.say(Message::Text(text.into()))
     }
 
-    /// Talks until the other side ends it. Gives the outcome, if one was told.
+    /// Talks until the other side ends it, or this one leaves.
     pub(crate) fn run(
         mut self,
         input: Option<BorrowedFd<'_>>,
         local: &mut impl Local,
-    ) -> Result<Option<Outcome>, Failure> {
+    ) -> Result<Over, Failure> {
         let mut input = input;
         let mut buffer = vec![0_u8; CHUNK];
         loop {
@@ -150,8 +166,12 @@ impl Session {
                         self.say(Message::Binary(local.end_of_input().into()))?;
                     }
                     Ok(count) => {
-                        let piece = message(INPUT, buffer.get(..count).unwrap_or_default());
-                        self.say(Message::Binary(piece.into()))?;
+                        let Some(bytes) = local.typed(buffer.get(..count).unwrap_or_default()) else {
+                            return self.leave();
+                        };
+                        if !bytes.is_empty() {
+                            self.say(Message::Binary(message(INPUT, &bytes).into()))?;
+                        }
                     }
                     Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                     // A terminal or connection that is gone says nothing more.
@@ -180,8 +200,16 @@ impl Session {
         Ok((any(0), any(1)))
     }
 
+    /// Says that this side goes.
+    fn leave(mut self) -> Result<Over, Failure> {
+        // It is gone either way.
+        let _ = self.socket.close(None);
+        let _ = self.flush();
+        Ok(Over::Left)
+    }
+
     /// Takes everything that arrived. Some when it was the last.
-    fn hear(&mut self, local: &mut impl Local) -> Result<Option<Option<Outcome>>, Failure> {
+    fn hear(&mut self, local: &mut impl Local) -> Result<Option<Over>, Failure> {
         loop {
             match self.socket.read() {
                 Ok(Message::Binary(data)) => match data.split_first() {
@@ -189,18 +217,18 @@ impl Session {
                         let outcome = serde_json::from_slice(bytes).map_err(|error| {
                             broken(&format!("its last words are not understood: {error}"))
                         })?;
-                        return Ok(Some(Some(outcome)));
+                        return Ok(Some(Over::Told(outcome)));
                     }
                     Some((channel, bytes)) => local.hear(*channel, bytes)?,
                     None => {}
                 },
-                Ok(Message::Close(_)) => return Ok(Some(None)),
+                Ok(Message::Close(_)) => return Ok(Some(Over::Silent)),
                 Ok(_) => {}
                 Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(None);
                 }
                 Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
-                    return Ok(Some(None));
+                    return Ok(Some(Over::Silent));
                 }
                 Err(error) => return Err(broken(&error.to_string())),
             }

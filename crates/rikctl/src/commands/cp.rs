@@ -23,7 +23,7 @@ use model::{
 use crate::{
     client::{
         Client, segment,
-        session::{self, Local},
+        session::{self, Local, Over},
     },
     exit::Exit,
     failure::{Failure, Report, plain},
@@ -137,10 +137,12 @@ fn talk(
     let mut files = Files { output, words: Vec::new() };
     let outcome = session.run(input, &mut files)?;
     match outcome {
-        Some(Outcome::Exit(0)) => Ok(None),
-        Some(Outcome::Exit(_)) => Ok(Some(String::from_utf8_lossy(&files.words).into_owned())),
-        Some(Outcome::Failed { code, message }) => Err(session::failed(&code, &message)),
-        None => Err(Report::new("the session ended before the copy did").hint("rikctl get nodes").into()),
+        Over::Told(Outcome::Exit(0)) => Ok(None),
+        Over::Told(Outcome::Exit(_)) => Ok(Some(String::from_utf8_lossy(&files.words).into_owned())),
+        Over::Told(Outcome::Failed { code, message }) => Err(session::failed(&code, &message)),
+        Over::Silent | Over::Left => {
+            Err(Report::new("the session ended before the copy did").hint("rikctl get nodes").into())
+        }
     }
 }
 

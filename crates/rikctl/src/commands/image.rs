@@ -7,21 +7,17 @@ use std::{
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use model::{
-    NodeStatus,
-    api::{ImageView, ImagesRemoved, NodeView},
-};
+use model::api::{ImageView, ImagesRemoved};
 
+use super::on_nodes::{Listing, nodes, take_away};
 use crate::{
     age::since,
     client::{Client, segment},
     failure::{Failure, Report, plain},
     listed::bytes,
     noun::Noun,
-    output::{self, Format, OutputArgs},
+    output::{Format, OutputArgs},
     progress::Progress,
-    resolve,
-    table::Table,
     terminal::Terminal,
 };
 
@@ -107,25 +103,6 @@ fn path(node: &str) -> String {
     format!("/nodes/{}/images", segment(node))
 }
 
-/// The nodes that were named, or every one that is ready.
-fn nodes(named: &[String], client: &Client) -> Result<Vec<String>, Failure> {
-    if !named.is_empty() {
-        return named
-            .iter()
-            .map(|name| Ok(resolve::object::<NodeView>(client, name)?.object.node.name))
-            .collect();
-    }
-    let all = resolve::every::<NodeView>(client, &[])?;
-    let count = all.len();
-    let ready = all.into_iter().filter(|node| node.object.node.status == NodeStatus::Ready);
-    let ready: Vec<_> = ready.map(|node| node.object.node.name).collect();
-    match (count, ready.is_empty()) {
-        (0, _) => Err(Report::new("the cluster has no node").hint("start a riklet").into()),
-        (_, true) => Err(Report::new("no node is ready").hint("rikctl get nodes").into()),
-        (_, false) => Ok(ready),
-    }
-}
-
 fn pull(args: &PullArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
     super::each(nodes(&args.nodes, client)?, terminal, |node, terminal| {
         let image = client.pull_image(&format!("{}/pull", path(&node)), &args.image)?;
@@ -135,28 +112,12 @@ fn pull(args: &PullArgs, client: &Client, terminal: &mut Terminal) -> Result<(),
     })
 }
 
-/// A node that does not have an image is no failure, as long as another one does.
 fn remove(args: &RemoveArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
     let nodes = nodes(&args.nodes, client)?;
     super::each(&args.images, terminal, |image, terminal| {
-        let (mut any, mut absent) = (false, None);
-        let outcome = super::each(&nodes, terminal, |node, terminal| {
-            match client.remove_images(&path(node), Some(image)) {
-                Ok(gone) => {
-                    any = true;
-                    terminal.print_line(&removed(&gone, node))
-                }
-                Err(error) if error.code() == Some("image-not-found") => {
-                    absent = Some(error);
-                    Ok(())
-                }
-                Err(error) => Err(error.into()),
-            }
-        });
-        match absent.filter(|_| !any && outcome.is_ok()) {
-            Some(error) => Err(error.into()),
-            None => outcome,
-        }
+        take_away(&nodes, "image-not-found", terminal, |node| {
+            Ok(removed(&client.remove_images(&path(node), Some(image))?, node))
+        })
     })
 }
 
@@ -175,49 +136,27 @@ fn removed(gone: &ImagesRemoved, node: &str) -> String {
 }
 
 fn list(args: &ListArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
-    let mut values = Vec::new();
-    let outcome = super::each(nodes(&args.nodes, client)?, terminal, |node, _| {
-        values.extend(client.list(&path(&node), &[])?.items);
-        Ok(())
-    });
-    print(args, &values, terminal)?;
-    outcome
+    let listing = Listing {
+        what: "images",
+        columns: &["NODE", "IMAGE", "DIGEST", "SIZE", "CONTAINERS", "AGE", "USED"],
+        name: |image: &ImageView| &image.reference,
+        row,
+    };
+    let paths = nodes(&args.nodes, client)?;
+    listing.print(paths.iter().map(|node| path(node)), &args.output, client, terminal)
 }
 
-fn print(args: &ListArgs, values: &[serde_json::Value], terminal: &mut Terminal) -> Result<(), Failure> {
-    let format = args.output.format();
-    match format {
-        Format::Json if !args.output.quiet => return terminal.print(&output::json(&values.into())?),
-        Format::Yaml if !args.output.quiet => return terminal.print(&output::yaml(&values.into())?),
-        Format::Table | Format::Wide | Format::Json | Format::Yaml | Format::Name => {}
-    }
-    let images = values.iter().map(serde::Deserialize::deserialize).collect::<Result<Vec<ImageView>, _>>();
-    let images = images.map_err(|error| {
-        Report::new(format!("the controller's list of images is not understood: {error}"))
-    })?;
-    if args.output.quiet || format == Format::Name {
-        return images.iter().try_for_each(|image| terminal.print_line(&image.reference));
-    }
-    let mut table = Table::new(vec!["NODE", "IMAGE", "DIGEST", "SIZE", "CONTAINERS", "AGE", "USED"]);
-    let now = Timestamp::now();
-    for image in images {
-        let digest = if format == Format::Wide {
-            image.digest
-        } else {
-            image.digest.chars().take(SHORT_DIGEST).collect()
-        };
-        let used = image.used_at.map_or_else(|| "-".to_owned(), |used| since(now, used));
-        table.push(vec![
-            image.node,
-            image.reference,
-            digest,
-            bytes(image.size),
-            image.containers.to_string(),
-            since(now, image.pulled_at),
-            used,
-        ]);
-    }
-    terminal.print(&table.render(args.output.headed()))
+fn row(image: &ImageView, now: Timestamp, format: Format) -> Vec<String> {
+    let shown = if format == Format::Wide { usize::MAX } else { SHORT_DIGEST };
+    vec![
+        image.node.clone(),
+        image.reference.clone(),
+        image.digest.chars().take(shown).collect(),
+        bytes(image.size),
+        image.containers.to_string(),
+        since(now, image.pulled_at),
+        image.used_at.map_or_else(|| "-".to_owned(), |used| since(now, used)),
+    ]
 }
 
 fn load(args: &LoadArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {

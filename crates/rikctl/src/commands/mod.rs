@@ -1,6 +1,7 @@
 //! One file for each command: its arguments and what it does.
 
 pub(crate) mod apply;
+pub(crate) mod attach;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod cp;
@@ -11,10 +12,13 @@ pub(crate) mod exec;
 pub(crate) mod get;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod on_nodes;
 pub(crate) mod port_forward;
 pub(crate) mod run;
+pub(crate) mod talk;
 pub(crate) mod top;
 pub(crate) mod version;
+pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::time::Duration;

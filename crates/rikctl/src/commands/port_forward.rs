@@ -15,7 +15,10 @@ use model::{
 };
 
 use crate::{
-    client::{Client, segment, session::Local},
+    client::{
+        Client, segment,
+        session::{Local, Over},
+    },
     failure::{Failure, Report, plain},
     noun::{Noun, bare},
     resolve,
@@ -107,8 +110,8 @@ fn carry(client: &Client, path: &str, connection: TcpStream) -> Result<(), Failu
     let input = connection.try_clone().map_err(|error| Report::new(plain(&error)))?;
     let outcome = session.run(Some(input.as_fd()), &mut Peer { connection })?;
     match outcome {
-        Some(Outcome::Failed { code, message }) => Err(crate::client::session::failed(&code, &message)),
-        Some(Outcome::Exit(_)) | None => Ok(()),
+        Over::Told(Outcome::Failed { code, message }) => Err(crate::client::session::failed(&code, &message)),
+        Over::Told(Outcome::Exit(_)) | Over::Silent | Over::Left => Ok(()),
     }
 }
 

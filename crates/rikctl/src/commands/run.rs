@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use model::{
-    Instance, WorkloadRecord,
+    ContainerSpec, Instance, Status, WorkloadRecord,
     api::CreateInstances,
     manifest::read::{self, Strictness},
 };
 use serde_json::{Value, json};
 
-use super::{TimeoutArgs, logs};
+use super::{
+    TimeoutArgs,
+    attach::attach,
+    logs,
+    talk::{Ended, wants_terminal},
+};
 use crate::{
     client::Client,
     exit::Exit,
@@ -27,6 +32,7 @@ const SUFFIX: usize = 5;
 
 #[derive(Debug, Args)]
 #[command(
+    group = ArgGroup::new("foreground").multiple(true),
     after_help = "It is a workload with one instance of the same name; `rikctl rm workload NAME` removes both."
 )]
 pub(crate) struct RunArgs {
@@ -43,10 +49,16 @@ pub(crate) struct RunArgs {
     #[arg(short, long = "publish", value_name = "PORT[:TARGET]", value_parser = port)]
     ports: Vec<(u16, u16)>,
     /// Print what it writes until it has ended, and end with its code.
-    #[arg(short, long)]
+    #[arg(short, long, group = "foreground")]
     follow: bool,
+    /// Type to it until it has ended, and end with its code.
+    #[arg(short = 'i', long, group = "foreground")]
+    stdin: bool,
+    /// Give it this terminal until it has ended.
+    #[arg(short, long, group = "foreground")]
+    tty: bool,
     /// Remove it when it has ended.
-    #[arg(long, requires = "follow")]
+    #[arg(long, requires = "foreground")]
     rm: bool,
     #[command(flatten)]
     timeout: TimeoutArgs,
@@ -71,11 +83,18 @@ fn port(text: &str) -> Result<(u16, u16), String> {
 
 pub(crate) fn run(args: &RunArgs, client: &Arc<Client>, terminal: &mut Terminal) -> Result<(), Failure> {
     let name = args.name.clone().unwrap_or_else(|| made_name(&args.image));
-    let manifest = checked(manifest(args, &name))?;
+    let own = ContainerSpec {
+        stdin: args.stdin,
+        stdin_once: args.stdin,
+        tty: wants_terminal(args.tty, terminal),
+        ..ContainerSpec::default()
+    };
+    let manifest = checked(manifest(args, &name, &own))?;
     let workload = resolve::read::<WorkloadRecord>(client.create_workload(&manifest)?)?.object;
     let request = CreateInstances { workload: workload.id.clone(), name: Some(name.clone()), replicas: None };
     client.create_instances(&request)?;
-    if !args.follow {
+    let foreground = args.follow || args.stdin || args.tty;
+    if !foreground {
         terminal.print_line(&name)?;
     }
     let started = waiting::until(
@@ -84,14 +103,49 @@ pub(crate) fn run(args: &RunArgs, client: &Arc<Client>, terminal: &mut Terminal)
         std::slice::from_ref(&name),
         (Condition::Started, args.timeout.timeout),
     );
-    if !args.follow {
+    if !foreground {
         return started;
     }
-    let ended = follow(&name, started, client, terminal);
+    let talked = if started.is_ok() && (args.stdin || args.tty) {
+        converse(&name, &own, client, terminal)?
+    } else {
+        None
+    };
+    let ended = match talked {
+        Some(Ended::Detached) => return Ok(()),
+        Some(Ended::Exit(code)) => exit(code),
+        None => follow(&name, started, client, terminal),
+    };
     if args.rm {
         client.delete(&resolve::path::<WorkloadRecord>(&workload.id))?;
     }
     ended
+}
+
+/// Talks to it until it has ended. None if it had ended already: all that it wrote is in its log then.
+fn converse(
+    name: &str,
+    spec: &ContainerSpec,
+    client: &Client,
+    terminal: &mut Terminal,
+) -> Result<Option<Ended>, Failure> {
+    let talked = attach(name, None, spec, spec.stdin, (client, terminal));
+    let ended = || -> Result<bool, Failure> {
+        let now = resolve::lookup::<Instance>(client, name)?;
+        Ok(now.is_some_and(|now| matches!(now.object.status, Status::Terminated | Status::Failed)))
+    };
+    match talked {
+        Ok(ended) => Ok(Some(ended)),
+        Err(Failure::Told(_)) if ended()? => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn exit(code: i32) -> Result<(), Failure> {
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
+    }
 }
 
 /// Prints its log to the end. A program that failed at once has a log as well.
@@ -111,13 +165,10 @@ fn follow(
     // Its log ends a moment before its end is known here.
     let ids = [name.to_owned()];
     waiting::until(client, terminal, &ids, (Condition::Ended, waiting::SOON))?;
-    match now()?.and_then(|instance| instance.object.exit_code) {
-        None | Some(0) => Ok(()),
-        Some(code) => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
-    }
+    exit(now()?.and_then(|instance| instance.object.exit_code).unwrap_or(0))
 }
 
-fn manifest(args: &RunArgs, name: &str) -> Value {
+fn manifest(args: &RunArgs, name: &str, own: &ContainerSpec) -> Value {
     let env = args.env.iter().map(|(name, value)| json!({"name": name, "value": value}));
     let ports = args.ports.iter().map(|(port, target)| json!({"port": port, "targetPort": target}));
     json!({
@@ -130,6 +181,9 @@ fn manifest(args: &RunArgs, name: &str) -> Value {
             "args": args.arguments,
             "env": env.collect::<Vec<_>>(),
             "ports": ports.collect::<Vec<_>>(),
+            "stdin": own.stdin,
+            "stdinOnce": own.stdin_once,
+            "tty": own.tty,
         }]},
     })
 }

@@ -84,3 +84,35 @@ fn a_file_that_is_not_there_is_told_before_anything_is_asked() {
       hint: name one with --node, or give a file
     "#);
 }
+
+#[test]
+fn volumes_are_listed_and_removed_where_they_are() {
+    let volume = |node: &str, users: &[&str]| json!({ "name": "db", "node": node, "createdAt": minutes_ago(3), "instances": users });
+    let controller = Controller::start()
+        .says("GET /nodes", 200, page(&[node("n1", "Ready"), node("n2", "Ready")]))
+        .says("GET /nodes/n1/volumes", 200, page(&[volume("n1", &["a", "b"])]))
+        .says("GET /nodes/n2/volumes", 200, page(&[]))
+        .refuses("DELETE /nodes/n1/volumes/db", 409, "volume-in-use", "volume \"db\" is used by a, b")
+        .refuses(
+            "DELETE /nodes/n2/volumes/db",
+            404,
+            "volume-not-found",
+            "there is no volume \"db\" on this node",
+        )
+        .says("DELETE /nodes/n1/volumes/old", 204, json!(null))
+        .refuses("DELETE /nodes/n2/volumes/old", 404, "volume-not-found", "there is no volume \"old\"");
+    let desk = Desk::of(&controller);
+    insta::assert_snapshot!(desk.run("volume ls"), @r#"
+    exit 0
+    stdout:
+       NODE  VOLUME  INSTANCES  AGE·
+       n1    db      a,b        3m··
+    "#);
+    insta::assert_snapshot!(desk.run("volume rm db old"), @r#"
+    exit 1
+    stdout:
+      volume old removed from node n1
+    stderr:
+      error: volume "db" is used by a, b
+    "#);
+}

@@ -27,11 +27,13 @@ fn help_shows_the_verbs_and_the_exit_codes() {
         run           Run an image: a workload with one instance
         logs          Print what an instance, or all instances of a workload, have written
         exec          Run a program in a container of an instance
+        attach        Hear what a running container writes, and type to its program
         cp            Copy files and directories to and from containers
         port-forward  Lead a port of this machine to a port of an instance
         top           Show what instances or nodes use
         wait          Wait until instances have reached a state
         image         List images on nodes, or bring one there from a file [alias: images]
+        volume        List the local volumes of nodes, or remove one [alias: volumes]
         version       Print the versions of rikctl and of the controller
         completion    Print a script that completes rikctl's words in a shell
         config        See which cluster is configured, and where that comes from

@@ -6,13 +6,18 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use model::session::{
-    CONTROL, Control, CopyDirection, CopyRequest, ERRORS, ExecRequest, INPUT, OUTPUT, Outcome, TerminalSize,
-    message,
+    AttachRequest, CONTROL, Control, CopyDirection, CopyRequest, ERRORS, ExecRequest, INPUT, OUTPUT, Outcome,
+    TerminalSize, message,
 };
 use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure};
-use runtime::pod::{
-    PodRuntime,
-    exec::{Copy, ExecHandle, ExecSession, ExecSpec, Streams, Terminal},
+use runtime::{
+    RuntimeError,
+    pod::{
+        PodRuntime,
+        attach::{AttachHandle, AttachInput, AttachSession, Output},
+        exec::{Copy, ExecHandle, ExecSession, ExecSpec, Streams, Terminal},
+        files::ExitFile,
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -27,6 +32,8 @@ use super::{Hangup, Stream, failure};
 /// How long the output of a program that has ended may be quiet before nothing more is expected: what it left running
 /// may hold its streams for ever.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long the end of a container may take to be written down after its output has ended.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of data in one frame, beside the channel's.
 const PIECE_BYTES: usize = MAX_DATA_BYTES - 1;
 
@@ -70,8 +77,67 @@ pub(super) async fn copy(
     carry_to_end(session, stream, wanted.direction == CopyDirection::In).await
 }
 
+/// Lets the user be there while a container runs.
+pub(super) async fn attach(
+    pods: &PodRuntime,
+    stream: &mut Stream,
+    uid: &str,
+    container: &str,
+    wanted: &AttachRequest,
+) -> Result<(), RelayFailure> {
+    let index = pods.container_index(uid, container);
+    let index = index.ok_or_else(|| failure("container-not-found", "it is not on its node"))?;
+    let session = pods.attach(uid, index).await;
+    let AttachSession { mut output, input, handle } =
+        session.map_err(|error| failure("exec-failed", error.sentence()))?;
+    let input = match input {
+        AttachInput::Terminal(terminal) if wanted.stdin => Input::OwnedTerminal(terminal),
+        AttachInput::Pipe(pipe) if wanted.stdin => Input::Pipe(Some(pipe)),
+        AttachInput::None | AttachInput::Pipe(_) | AttachInput::Terminal(_) => Input::Pipe(None),
+    };
+    if let Some(size) = wanted.terminal {
+        input.resize(size);
+    }
+    let (send, receive) = (stream.send.clone(), &mut stream.receive);
+    let exit = async {
+        carry_pieces(&mut output, &send).await;
+        // Left behind while the container goes on, there is no end to wait for.
+        match timeout(END_WITHIN, handle.ended()).await {
+            Ok(exit) => exit,
+            Err(_goes_on) => {
+                Err(io::Error::other("you did not keep up with its output; `rikctl logs` has it"))
+            }
+        }
+    };
+    let talked = tokio::select! {
+        gone = type_in(receive, input, Program::Container(&handle)) => Err(gone),
+        () = send.closed() => Err(Hangup),
+        exit = exit => Ok(code_of(exit)),
+    };
+    tell_outcome(talked, stream).await
+}
+
+/// Sends what a container writes, to the end.
+async fn carry_pieces(output: &mut Output, send: &mpsc::Sender<Frame>) {
+    let mut piece = Vec::new();
+    while let Ok(Some(channel)) = output.next(&mut piece).await {
+        for part in piece.chunks(PIECE_BYTES) {
+            if send.send(Frame::Data(message(channel, part))).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 async fn carry_to_end(session: ExecSession, stream: &mut Stream, stdin: bool) -> Result<(), RelayFailure> {
     let talked = talk(session, stream, stdin).await;
+    tell_outcome(talked, stream).await
+}
+
+async fn tell_outcome(
+    talked: Result<io::Result<i32>, Hangup>,
+    stream: &mut Stream,
+) -> Result<(), RelayFailure> {
     let code = match talked {
         Ok(code) => code.map_err(|error| failure("exec-failed", error.to_string()))?,
         // Nobody is there to be told.
@@ -93,11 +159,12 @@ async fn talk(session: ExecSession, stream: &mut Stream, stdin: bool) -> Result<
             let out = async {
                 tokio::join!(carry(&mut output, OUTPUT, &send), carry(&mut errors, ERRORS, &send));
             };
-            join(&handle, type_in(receive, Input::Pipe(input), &handle), out, &send).await
+            join(&handle, type_in(receive, Input::Pipe(input), Program::Exec(&handle)), out, &send).await
         }
         Streams::Terminal(terminal) => {
             let out = async { carry_terminal(&terminal, &send).await };
-            join(&handle, type_in(receive, Input::Terminal(&terminal), &handle), out, &send).await
+            join(&handle, type_in(receive, Input::Terminal(&terminal), Program::Exec(&handle)), out, &send)
+                .await
         }
     }
 }
@@ -122,7 +189,11 @@ async fn join(
     if !all_said {
         let _ = timeout(LAST_WORDS, output).await;
     }
-    Ok(exit.and_then(|exit| exit.shell_code().ok_or_else(|| io::Error::other("nobody saw how it ended"))))
+    Ok(code_of(exit))
+}
+
+fn code_of(exit: io::Result<ExitFile>) -> io::Result<i32> {
+    exit.and_then(|exit| exit.shell_code().ok_or_else(|| io::Error::other("nobody saw how it ended")))
 }
 
 /// Sends what comes out of a pipe, to its end.
@@ -154,30 +225,60 @@ enum Input<'a> {
     /// None: it has ended.
     Pipe(Option<Sender>),
     Terminal(&'a Terminal),
+    OwnedTerminal(Terminal),
+}
+
+/// Who is typed to.
+#[derive(Clone, Copy)]
+enum Program<'a> {
+    Exec(&'a ExecHandle),
+    Container(&'a AttachHandle),
+}
+
+impl Program<'_> {
+    async fn signal(self, signal: i32) -> Result<(), RuntimeError> {
+        match self {
+            Self::Exec(handle) => handle.signal(signal).await,
+            Self::Container(handle) => handle.signal(signal).await,
+        }
+    }
+
+    /// The user's end of its input is closed already.
+    async fn end_input(self) {
+        if let Self::Container(handle) = self
+            && let Err(error) = handle.close_input().await
+        {
+            tracing::debug!(error = error.sentence(), "the input of a container was not ended");
+        }
+    }
 }
 
 impl Input<'_> {
-    async fn take(&mut self, mut bytes: &[u8]) {
+    fn terminal(&self) -> Option<&Terminal> {
         match self {
-            Self::Pipe(None) => {}
-            Self::Pipe(Some(pipe)) => {
-                // A program that reads no more has had enough of it.
-                if pipe.write_all(bytes).await.is_err() {
-                    *self = Self::Pipe(None);
-                }
+            Self::Pipe(_) => None,
+            Self::Terminal(terminal) => Some(terminal),
+            Self::OwnedTerminal(terminal) => Some(terminal),
+        }
+    }
+
+    async fn take(&mut self, mut bytes: &[u8]) {
+        if let Self::Pipe(Some(pipe)) = self {
+            // A program that reads no more has had enough of it.
+            if pipe.write_all(bytes).await.is_err() {
+                *self = Self::Pipe(None);
             }
-            Self::Terminal(terminal) => {
-                while !bytes.is_empty()
-                    && let Ok(count) = terminal.write(bytes).await
-                {
-                    bytes = bytes.get(count..).unwrap_or_default();
-                }
+        } else if let Some(terminal) = self.terminal() {
+            while !bytes.is_empty()
+                && let Ok(count) = terminal.write(bytes).await
+            {
+                bytes = bytes.get(count..).unwrap_or_default();
             }
         }
     }
 
     fn resize(&self, size: TerminalSize) {
-        if let Self::Terminal(terminal) = self
+        if let Some(terminal) = self.terminal()
             && let Err(error) = terminal.resize(size.rows, size.columns)
         {
             tracing::debug!(%error, "a terminal keeps its size");
@@ -189,7 +290,7 @@ impl Input<'_> {
 async fn type_in(
     receive: &mut Streaming<proto::wire::Frame>,
     mut input: Input<'_>,
-    handle: &ExecHandle,
+    program: Program<'_>,
 ) -> Hangup {
     loop {
         let Ok(Some(frame)) = receive.message().await else { return Hangup };
@@ -200,11 +301,12 @@ async fn type_in(
                 Ok(Control::EndOfInput) => {
                     if let Input::Pipe(pipe) = &mut input {
                         *pipe = None;
+                        program.end_input().await;
                     }
                 }
                 Ok(Control::Resize(size)) => input.resize(size),
                 Ok(Control::Signal(signal)) => {
-                    if let Err(error) = handle.signal(signal).await {
+                    if let Err(error) = program.signal(signal).await {
                         tracing::debug!(error = error.sentence(), "a signal was not sent");
                     }
                 }

@@ -5,10 +5,9 @@ use std::io::{self, Read};
 use model::api::{ImageView, ImagesRemoved};
 use proto::relay::{Frame, RelayFailure};
 use runtime::pod::{ImageNotRemoved, ImageOnNode, PodRuntime};
-use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{Stream, failure};
+use super::{Stream, failure, say};
 
 /// Pieces of an archive that wait to be read.
 const HELD_PIECES: usize = 8;
@@ -29,13 +28,6 @@ fn view(node: &str, image: ImageOnNode) -> ImageView {
         containers: u32::try_from(image.containers).unwrap_or(u32::MAX),
         used_at: Some(image.used_at),
     }
-}
-
-async fn say(answer: &impl Serialize, stream: &Stream) -> Result<(), RelayFailure> {
-    let text = serde_json::to_vec(answer).map_err(|error| failure("internal", error.to_string()))?;
-    // If the user has gone there is nobody to tell.
-    let _ = stream.data(&text).await;
-    Ok(())
 }
 
 /// Removes an image, or all that nothing uses, and says which.

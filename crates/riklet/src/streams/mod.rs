@@ -7,6 +7,7 @@ mod exec;
 mod images;
 mod logs;
 mod ports;
+mod volumes;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -20,6 +21,7 @@ use proto::{
     wire::session_client::SessionClient,
 };
 use runtime::pod::PodRuntime;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
@@ -109,10 +111,15 @@ impl Streams {
             StreamRequest::Exec { uid, container, exec } => {
                 exec::serve(pods, stream, &uid, &container, &exec).await
             }
+            StreamRequest::Attach { uid, container, attach } => {
+                exec::attach(pods, stream, &uid, &container, &attach).await
+            }
             StreamRequest::Copy { uid, container, copy } => {
                 exec::copy(pods, stream, &uid, &container, &copy).await
             }
             StreamRequest::PortForward { uid, port } => ports::serve(pods, stream, &uid, port).await,
+            StreamRequest::Volumes => volumes::list(pods, &self.node, stream).await,
+            StreamRequest::RemoveVolume { name } => volumes::remove(pods, &name).await,
             StreamRequest::Images => images::list(pods, &self.node, stream).await,
             StreamRequest::RemoveImages { reference } => {
                 images::remove(pods, reference.as_deref(), stream).await
@@ -133,6 +140,14 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Says an answer as JSON.
+async fn say(answer: &impl Serialize, stream: &Stream) -> Result<(), RelayFailure> {
+    let text = serde_json::to_vec(answer).map_err(|error| failure("internal", error.to_string()))?;
+    // If the user has gone there is nobody to tell.
+    let _ = stream.data(&text).await;
+    Ok(())
 }
 
 fn failure(code: &str, message: impl Into<String>) -> RelayFailure {

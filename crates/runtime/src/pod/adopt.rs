@@ -21,6 +21,7 @@ use super::{
     exec,
     ids::Ranges,
     link::{LinkConfig, ShimLink},
+    local::LocalVolumes,
     news::News,
     record::{Found, Places, Record, Stage},
     remove_dir,
@@ -63,11 +64,13 @@ impl PodRuntime {
         let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
         let state_dir = config.state_dir;
         let busy = Busy::default();
+        let places_volumes = places.volumes();
         let shared = Shared {
             state_dir,
             places,
             boot_id,
-            host_paths: config.host_paths,
+            allowed: config.allowed,
+            volumes: LocalVolumes::new(places_volumes),
             user_namespaces: config.user_namespaces,
             ids,
             machine,
@@ -89,8 +92,9 @@ impl PodRuntime {
     async fn clear_strays(&self, records: &BTreeMap<String, Option<Record>>) {
         let cgroups = self.shared.cgroups.clone();
         let known: Vec<String> = records.keys().cloned().collect();
-        let logs = self.shared.places.logs();
+        let (logs, shared) = (self.shared.places.logs(), Arc::clone(&self.shared));
         let work = move || {
+            shared.volumes.clear_gone();
             for uid in cgroups.pods().into_iter().filter(|uid| !known.contains(uid)) {
                 if let Err(error) = cgroups.remove_pod(&uid) {
                     tracing::warn!(instance.uid = uid, %error, "control groups of an earlier pod stay");

@@ -273,7 +273,7 @@ fn make_pipes(dir: &std::path::Path) -> io::Result<Streams> {
 }
 
 /// Listens for the terminal. By a handle on the directory, because the address of a socket is short.
-fn listen(dir: &std::path::Path) -> io::Result<UnixListener> {
+pub(super) fn listen(dir: &std::path::Path) -> io::Result<UnixListener> {
     let dir = fs::File::open(dir)?;
     UnixListener::bind(through(&dir).join(TERMINAL_SOCKET))
 }
@@ -358,13 +358,8 @@ impl Drop for ExecHandle {
 impl Terminal {
     /// Takes the terminal that comes over the socket.
     async fn arrive(socket: &UnixListener) -> io::Result<Self> {
-        let late = |_late| io::Error::new(io::ErrorKind::TimedOut, "its terminal did not arrive");
-        let (stream, _) = timeout(TERMINAL_WITHIN, socket.accept()).await.map_err(late)??;
-        timeout(TERMINAL_WITHIN, stream.readable()).await.map_err(late)??;
-        let terminal = receive_descriptor(&stream)?;
-        rustix::io::ioctl_fionbio(&terminal, true)?;
-        // SAFETY: an owned descriptor is open, and the same one, as long as its owner is there.
-        Ok(Self(unsafe { AsyncFd::register(terminal)? }))
+        let (_, terminal) = accept(socket).await?;
+        terminal.ok_or_else(|| io::Error::other("no terminal came"))
     }
 
     /// Reads what the program writes. 0 when nothing holds the terminal any more.
@@ -408,17 +403,27 @@ impl Terminal {
     }
 }
 
-fn receive_descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
+/// Takes the connection that comes to the socket, with the byte that is its first, and the terminal that may come with it.
+pub(super) async fn accept(socket: &UnixListener) -> io::Result<(UnixStream, Option<Terminal>)> {
+    let late = |_late| io::Error::new(io::ErrorKind::TimedOut, "nothing came over its socket");
+    let (stream, _) = timeout(TERMINAL_WITHIN, socket.accept()).await.map_err(late)??;
+    timeout(TERMINAL_WITHIN, stream.readable()).await.map_err(late)??;
+    let Some(terminal) = receive_descriptor(&stream)? else { return Ok((stream, None)) };
+    rustix::io::ioctl_fionbio(&terminal, true)?;
+    // SAFETY: an owned descriptor is open, and the same one, as long as its owner is there.
+    Ok((stream, Some(Terminal(unsafe { AsyncFd::register(terminal)? }))))
+}
+
+fn receive_descriptor(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0_u8; 1];
     let mut parts = [io::IoSliceMut::new(&mut byte)];
     recvmsg(stream.as_fd(), &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let found = ancillary.drain().find_map(|message| match message {
+    Ok(ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
-    });
-    found.ok_or_else(|| io::Error::other("no terminal came"))
+    }))
 }
 
 /// Removes what sessions of an earlier process left.

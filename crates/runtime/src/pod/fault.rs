@@ -6,7 +6,9 @@ use images::{PullError, SnapshotError};
 use model::Reason;
 use network::{AttachError, DetachError};
 
-use super::{cgroup::CgroupError, link::LinkError, rootfs::RootfsError, spec::SpecError};
+use super::{
+    cgroup::CgroupError, link::LinkError, rootfs::RootfsError, seccomp::SeccompError, spec::SpecError,
+};
 use crate::RuntimeError;
 
 type Source = Box<dyn Error + Send + Sync>;
@@ -48,6 +50,11 @@ pub fn snapshot(error: SnapshotError) -> RuntimeError {
 /// User or working directory of a container are of no use.
 pub fn rootfs(container: &str, error: RootfsError) -> RuntimeError {
     fault(format!("set up container {container:?}"), Reason::StartFailed, error)
+}
+
+/// A filter of system calls could not be made: the operator's file is of no use.
+pub fn seccomp(error: SeccompError) -> RuntimeError {
+    fault("set up the filter of system calls".to_owned(), Reason::StartFailed, error)
 }
 
 /// A container cannot be described.

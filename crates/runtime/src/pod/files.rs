@@ -46,6 +46,9 @@ pub struct ProcessFile {
     /// Which run of the container it is, from 0.
     #[serde(default)]
     pub run: u32,
+    /// Whether its input ends with the first who attaches.
+    #[serde(default)]
+    pub stdin_once: bool,
 }
 
 /// How a container ended.

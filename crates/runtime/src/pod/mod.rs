@@ -17,6 +17,8 @@
 //! between, nothing is started twice.
 
 mod adopt;
+mod allowed;
+pub mod attach;
 mod busy;
 pub mod cgroup;
 mod ending;
@@ -29,6 +31,7 @@ mod given;
 mod ids;
 pub mod limits;
 pub mod link;
+mod local;
 mod news;
 mod observed;
 mod prepare;
@@ -45,8 +48,10 @@ pub mod usage;
 mod views;
 mod volumes;
 
+pub use allowed::Allowed;
 pub use images::Cleaned;
 pub use images::RegistryConfig;
+pub use local::{LocalVolumeOnNode, VolumeNotRemoved};
 pub use network::{Backend, NetworkConfig, Subnet};
 pub use views::{ImageNotRemoved, ImageOnNode};
 
@@ -68,6 +73,7 @@ use self::{
     cgroup::{CgroupError, Cgroups},
     ids::Ranges,
     link::{LinkError, ShimCommand, ShimLink},
+    local::LocalVolumes,
     news::News,
     observed::Circumstances,
     record::{Found, Places, PodPlace, Record},
@@ -93,8 +99,8 @@ pub struct PodRuntimeConfig {
     pub registry: RegistryConfig,
     /// The network of the pods.
     pub network: NetworkConfig,
-    /// Directories of the machine that volumes may be below.
-    pub host_paths: Vec<PathBuf>,
+    /// What the node's operator allows.
+    pub allowed: Allowed,
     /// Whether pods have user namespaces: if [`probe_user_namespaces`] found that they can.
     pub user_namespaces: bool,
 }
@@ -179,7 +185,8 @@ struct Shared {
     machine: Machine,
     /// The filter of a container that asks for nothing else: compiled once.
     confinement: Confinement,
-    host_paths: Vec<PathBuf>,
+    allowed: Allowed,
+    volumes: LocalVolumes,
     /// Whether pods to come have user namespaces. Those that have one keep it.
     user_namespaces: bool,
     ids: Ranges,

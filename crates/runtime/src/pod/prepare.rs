@@ -129,11 +129,11 @@ impl PodRuntime {
         if spec.spec.volumes.is_empty() && model::given::named(&spec.spec).is_empty() {
             return Ok(());
         }
-        let (place, own, allowed) = (place.clone(), spec.clone(), self.shared.host_paths.clone());
+        let (place, own, shared) = (place.clone(), spec.clone(), Arc::clone(&self.shared));
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
             let _at_work = at_work;
-            volumes::make(&place, &own.spec, &allowed)?;
+            volumes::make(&place, &own.spec, &shared.allowed.host_paths, &shared.volumes)?;
             given::keep(&place, &own.spec, &own.given)
         };
         blocking(work).await.map_err(fault::files)?
@@ -244,11 +244,11 @@ fn users(ids: Option<IdRange>, ns: &Path) -> io::Result<Option<Users>> {
 /// Writes the filter of a container: the one that was made when the runtime was opened, unless it has other rights than
 /// the usual ones.
 fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<(), RuntimeError> {
-    if security.capabilities.iter().eq(&USUAL) {
+    let profile = shared.allowed.profile(&security.seccomp)?;
+    if profile == Profile::Standard && security.capabilities.iter().eq(&USUAL) {
         return shared.confinement.write(dir).map_err(fault::files);
     }
-    let own = Confinement::of(&Profile::Standard, &capability_names(security));
-    let own = own.map_err(|error| fault::files(io::Error::other(error)))?;
+    let own = Confinement::of(&profile, &capability_names(security)).map_err(fault::seccomp)?;
     own.write(dir).map_err(fault::files)
 }
 
@@ -269,7 +269,9 @@ fn write_container(
     setup.working_dir = ensure_working_dir(&setup.rootfs, folder, outside(0)?).map_err(unfit)?;
     let (index, dir) = (*index, place.container(*index));
     let given = given::load(place, spec).map_err(fault::files)?;
+    volumes::make_parts(place, spec, index, container)?;
     given::show(place, spec, (index, container), (&given, (setup.user.uid, setup.user.gid)))?;
+    volumes::check_given_parts(place, spec, index, container)?;
     let whole = given::with_values(container, &given)?;
     let mut document =
         container_spec(&whole, config, &setup).map_err(|error| fault::spec(&container.name, error))?;

@@ -5,10 +5,11 @@
 //!                         ns/                files that hold its namespaces
 //!                         etc/               hosts, hostname, resolv.conf
 //!                         oci/               libcontainer's own state
-//!                         v/<name>, m/<name> its volumes
+//!                         v/<name>, m/<name> its volumes; s/<index>.<number> a part of one, as a container sees it
 //!                         g/                 in memory: configs and secrets that it was given
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
+//!  <state-dir>/volumes/<name>/                volumes that outlive instances (`local`)
 //!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
 //!                         <index>.<run>.log  and in a later one; the last two are kept
 //! ```
@@ -169,6 +170,12 @@ impl Places {
         self.state_dir.join("pods")
     }
 
+    /// Directory of the volumes that outlive pods.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.state_dir.join("volumes")
+    }
+
     /// Directory of all logs.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
@@ -185,7 +192,11 @@ impl Places {
             let why = format!("{uid:?} is not a uuid in its usual form");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        Ok(PodPlace { dir: self.pods().join(uid), logs: self.logs().join(uid) })
+        Ok(PodPlace {
+            dir: self.pods().join(uid),
+            logs: self.logs().join(uid),
+            local_volumes: self.volumes(),
+        })
     }
 
     /// Uids of all pods that have a directory. Others than pods' directories are left out.
@@ -216,6 +227,7 @@ impl Places {
 pub struct PodPlace {
     dir: PathBuf,
     logs: PathBuf,
+    local_volumes: PathBuf,
 }
 
 impl PodPlace {
@@ -271,6 +283,18 @@ impl PodPlace {
     #[must_use]
     pub fn mounted_volumes(&self) -> PathBuf {
         self.dir.join("m")
+    }
+
+    /// Directory of the volumes that outlive it.
+    #[must_use]
+    pub fn local_volumes(&self) -> &Path {
+        &self.local_volumes
+    }
+
+    /// Directory of the parts of volumes that containers see instead of the whole.
+    #[must_use]
+    pub fn volume_parts(&self) -> PathBuf {
+        self.dir.join("s")
     }
 
     /// Directory, in memory, of the configs and secrets that it was given.

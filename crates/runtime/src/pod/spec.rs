@@ -161,11 +161,12 @@ fn environment(
     image: &ImageConfig,
     hostname: &str,
 ) -> Result<Vec<String>, SpecError> {
-    let defaults = [("PATH", DEFAULT_PATH), ("HOSTNAME", hostname)];
+    let terminal = container.tty.then_some(("TERM", "xterm"));
+    let defaults = [("PATH", DEFAULT_PATH), ("HOSTNAME", hostname)].into_iter().chain(terminal);
     let own = container.env.iter().map(|variable| (variable.name.as_str(), variable.value.as_str()));
     let from_image = image.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let mut merged: Vec<(&str, &str)> = Vec::new();
-    for (name, value) in defaults.into_iter().chain(from_image).chain(own) {
+    for (name, value) in defaults.chain(from_image).chain(own) {
         if name.contains('\0') || value.contains('\0') {
             return Err(SpecError::Nul { what: "environment" });
         }

@@ -99,6 +99,9 @@ impl PodRuntime {
         if run > 0 {
             self.furnish_again(place, record, index, run).await?;
         }
+        let Some(container) = record.spec.spec.all_containers().nth(index) else {
+            return Err(fault::files(io::ErrorKind::NotFound.into()));
+        };
         let start: Option<StartFile> =
             read_whole(&place.container(index).join(START_FILE)).map_err(fault::files)?;
         let start = start.ok_or_else(|| fault::files(io::ErrorKind::NotFound.into()))?;
@@ -111,6 +114,8 @@ impl PodRuntime {
             oci_root: place.oci(),
             owner: start.owner,
             scaffold: start.scaffold,
+            terminal: container.tty,
+            stdin_once: container.stdin_once,
             stop_signal: start.stop_signal,
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),

@@ -4,6 +4,8 @@
 //!  pods/<uid>/v/<name>   emptyDir on disk: a plain directory
 //!             m/<name>   emptyDir in memory, hostPath: a mount on an empty directory of ours
 //!             g/<index>/<name>   config, secret: a directory in memory for each container (`given`)
+//!             s/<index>.<number>   a part of one of these, for one container
+//!  volumes/<name>/data   local: a plain directory that stays (`local`)
 //! ```
 //! A path of the node is opened once, below a directory that its operator allowed, without following a link out of it;
 //! what was opened is mounted, so nobody can put something else in its place afterwards. Containers are given our own
@@ -13,6 +15,7 @@
 //! removed by us.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, Permissions},
     io,
     os::{
@@ -23,11 +26,11 @@ use std::{
 };
 
 use model::{
-    Reason, WorkloadSpec, given,
+    ContainerSpec, Reason, WorkloadSpec, given,
     manifest::volume::{EmptyDir, Volume, VolumeMount},
 };
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -36,7 +39,12 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use super::{fault, given::directory, record::PodPlace};
+use super::{
+    fault,
+    given::directory,
+    local::{self, LocalVolumes},
+    record::PodPlace,
+};
 use crate::RuntimeError;
 
 /// Mounts on top of each other that a crash may have left at one place.
@@ -46,16 +54,136 @@ const STACKED_MOUNTS_MAX: usize = 8;
 ///
 /// # Errors
 /// A path is not allowed or not there, or something cannot be made.
-pub fn make(place: &PodPlace, spec: &WorkloadSpec, allowed: &[PathBuf]) -> Result<(), RuntimeError> {
-    spec.volumes.iter().try_for_each(|volume| match (&volume.empty_dir, &volume.host_path) {
-        (Some(empty), None) => make_empty(place, volume, empty).map_err(|error| failed(volume, error)),
-        (None, Some(host)) => {
+pub fn make(
+    place: &PodPlace,
+    spec: &WorkloadSpec,
+    allowed: &[PathBuf],
+    lasting: &LocalVolumes,
+) -> Result<(), RuntimeError> {
+    spec.volumes.iter().try_for_each(|volume| {
+        if let Some(empty) = &volume.empty_dir {
+            make_empty(place, volume, empty).map_err(|error| failed(volume, error))
+        } else if let Some(host) = &volume.host_path {
             let opened = open_allowed(Path::new(&host.path), allowed).map_err(|why| refused(volume, &why))?;
-            show(place, volume, &opened).map_err(|error| failed(volume, error))
+            show(&source(place, volume), &opened).map_err(|error| failed(volume, error))
+        } else if let Some(local) = &volume.local {
+            lasting.make(&local.name).map_err(|error| failed(volume, error))
+        } else {
+            // Configs and secrets are kept elsewhere (`given`).
+            Ok(())
         }
-        // Configs and secrets are kept elsewhere (`given`).
-        _ => Ok(()),
     })
+}
+
+/// Opens the parts of volumes that a container sees instead of the whole, and holds on to what was opened: a container
+/// that writes to the volume cannot put a link in its place. Safe to repeat.
+///
+/// # Errors
+/// A part is not there, or leads out of its volume.
+pub fn make_parts(
+    place: &PodPlace,
+    spec: &WorkloadSpec,
+    index: usize,
+    container: &ContainerSpec,
+) -> Result<(), RuntimeError> {
+    for (number, mount) in container.volume_mounts.iter().enumerate() {
+        let (Some(part), Some(volume)) = (&mount.sub_path, volume_of(spec, mount)) else { continue };
+        if given::of_volume(volume).is_some() {
+            continue;
+        }
+        let path = part_place(place, index, number);
+        if is_mount(&path).unwrap_or(false) {
+            continue;
+        }
+        let ours = volume.host_path.is_none();
+        let opened = open_part(&source(place, volume), Path::new(part), ours);
+        let opened = opened.map_err(|why| refused(volume, &why))?;
+        show(&path, &opened).map_err(|error| failed(volume, error))?;
+    }
+    Ok(())
+}
+
+/// Looks for the files of configs and secrets that a container sees one by one.
+///
+/// # Errors
+/// One is not there.
+pub fn check_given_parts(
+    place: &PodPlace,
+    spec: &WorkloadSpec,
+    index: usize,
+    container: &ContainerSpec,
+) -> Result<(), RuntimeError> {
+    for mount in &container.volume_mounts {
+        let (Some(part), Some(volume)) = (&mount.sub_path, volume_of(spec, mount)) else { continue };
+        let given = given::of_volume(volume).is_some();
+        if given && !directory(place, index, &volume.name).join(part).exists() {
+            let operation = format!("set up volume {:?}", volume.name);
+            return Err(fault::words(
+                operation,
+                Reason::ObjectMissing,
+                &format!("there is no {part:?} in it"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn volume_of<'s>(spec: &'s WorkloadSpec, mount: &VolumeMount) -> Option<&'s Volume> {
+    spec.volumes.iter().find(|volume| volume.name == mount.name)
+}
+
+fn part_place(place: &PodPlace, index: usize, number: usize) -> PathBuf {
+    place.volume_parts().join(format!("{index}.{number}"))
+}
+
+/// Opens a file or directory below a volume; directories that are missing are made if the volume is ours.
+fn open_part(top: &Path, part: &Path, ours: bool) -> Result<OwnedFd, String> {
+    let said = |error: Errno| match error {
+        Errno::XDEV | Errno::LOOP => format!("{} leads out of it by a link", part.display()),
+        Errno::NOENT => format!("there is no {} in it", part.display()),
+        other => format!("{} in it cannot be opened: {other}", part.display()),
+    };
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let find = |top: &OwnedFd, path: &Path| {
+        openat2(top, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), within)
+    };
+    let top = open(top, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(said)?;
+    let opened = match find(&top, part) {
+        Err(Errno::NOENT) if ours => {
+            for path in part.ancestors().collect::<Vec<_>>().into_iter().rev() {
+                if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+                    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                    make_below(&find(&top, parent).map_err(said)?, name).map_err(said)?;
+                }
+            }
+            find(&top, part)
+        }
+        other => other,
+    };
+    fit(opened.map_err(said)?).map_err(|error| match error {
+        Some(error) => said(error),
+        None => format!("{} in it is neither a directory nor a file nor a socket", part.display()),
+    })
+}
+
+/// Makes a directory for containers of any user.
+fn make_below(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(parent, name, flags, Mode::empty())?;
+    fchmod(&made, Mode::RWXU | Mode::RWXG | Mode::RWXO)
+}
+
+/// What can be mounted; Err without an error if it is of another sort.
+fn fit(opened: OwnedFd) -> Result<OwnedFd, Option<Errno>> {
+    match FileType::from_raw_mode(fstat(&opened).map_err(Some)?.st_mode) {
+        FileType::Directory | FileType::RegularFile | FileType::Socket => Ok(opened),
+        _ => Err(None),
+    }
 }
 
 /// Unmounts and removes every volume of a pod, whatever is there of them. Ok if there is none.
@@ -64,10 +192,12 @@ pub fn make(place: &PodPlace, spec: &WorkloadSpec, allowed: &[PathBuf]) -> Resul
 /// Something of it stays.
 pub fn clear(place: &PodPlace) -> io::Result<()> {
     take_away(&place.given())?;
-    for mounted in entries(&place.mounted_volumes())? {
-        take_away(&mounted)?;
+    for parent in [place.volume_parts(), place.mounted_volumes()] {
+        for mounted in entries(&parent)? {
+            take_away(&mounted)?;
+        }
     }
-    for directory in [place.mounted_volumes(), place.volumes()] {
+    for directory in [place.volume_parts(), place.mounted_volumes(), place.volumes()] {
         let removed = if directory == place.volumes() {
             fs::remove_dir_all(&directory)
         } else {
@@ -84,16 +214,21 @@ pub fn clear(place: &PodPlace) -> io::Result<()> {
 /// The mounts of a container's volumes, in the words of the runtime specification: the outer ones first.
 #[must_use]
 pub fn mounts(place: &PodPlace, spec: &WorkloadSpec, index: usize, wanted: &[VolumeMount]) -> Vec<Value> {
-    let mut wanted: Vec<&VolumeMount> = wanted.iter().collect();
-    wanted.sort_by_key(|mount| mount.mount_path.matches('/').count());
-    let each = wanted.into_iter().filter_map(|mount| {
-        let volume = spec.volumes.iter().find(|volume| volume.name == mount.name)?;
+    let mut wanted: Vec<(usize, &VolumeMount)> = wanted.iter().enumerate().collect();
+    wanted.sort_by_key(|(_, mount)| mount.mount_path.matches('/').count());
+    let each = wanted.into_iter().filter_map(|(number, mount)| {
+        let volume = volume_of(spec, mount)?;
         let mut options = vec!["bind", "rprivate", "nosuid", "nodev"];
         let given = given::of_volume(volume).is_some();
         if mount.read_only || given {
             options.push("ro");
         }
-        let source = if given { directory(place, index, &volume.name) } else { source(place, volume) };
+        let source = match (&mount.sub_path, given) {
+            (None, true) => directory(place, index, &volume.name),
+            (Some(part), true) => directory(place, index, &volume.name).join(part),
+            (None, false) => source(place, volume),
+            (Some(_), false) => part_place(place, index, number),
+        };
         Some(json!({
             "destination": mount.mount_path, "type": "bind", "source": source, "options": options,
         }))
@@ -102,9 +237,10 @@ pub fn mounts(place: &PodPlace, spec: &WorkloadSpec, index: usize, wanted: &[Vol
 }
 
 fn source(place: &PodPlace, volume: &Volume) -> PathBuf {
-    match volume.empty_dir {
-        Some(EmptyDir { medium: None, .. }) => place.volumes().join(&volume.name),
-        Some(EmptyDir { medium: Some(_), .. }) | None => place.mounted_volumes().join(&volume.name),
+    match (volume.empty_dir, &volume.local) {
+        (None, Some(local)) => local::data(place.local_volumes(), &local.name),
+        (Some(EmptyDir { medium: None, .. }), _) => place.volumes().join(&volume.name),
+        (Some(EmptyDir { medium: Some(_), .. }) | None, _) => place.mounted_volumes().join(&volume.name),
     }
 }
 
@@ -130,22 +266,21 @@ fn make_empty(place: &PodPlace, volume: &Volume, empty: &EmptyDir) -> io::Result
     Ok(move_mount(&mounted, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Mounts what was opened at the volume's place.
-fn show(place: &PodPlace, volume: &Volume, opened: &OwnedFd) -> io::Result<()> {
-    let path = source(place, volume);
+/// Mounts what was opened at a place of ours.
+fn show(path: &Path, opened: &OwnedFd) -> io::Result<()> {
     if FileType::from_raw_mode(fstat(opened)?.st_mode) == FileType::Directory {
-        make_directory(&path)?;
+        make_directory(path)?;
     } else {
-        make_directory(&place.mounted_volumes())?;
-        drop(fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?);
+        path.parent().map_or(Ok(()), make_directory)?;
+        drop(fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?);
     }
-    if is_mount(&path)? {
+    if is_mount(path)? {
         return Ok(());
     }
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(opened, "", flags)?;
-    Ok(move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    Ok(move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// Opens a path of the node that lies below one of the allowed directories, links and all.
@@ -166,10 +301,10 @@ fn open_allowed(path: &Path, allowed: &[PathBuf]) -> Result<OwnedFd, String> {
     let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
     let flags = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let opened = openat2(&top, rest, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags).map_err(said)?;
-    match FileType::from_raw_mode(fstat(&opened).map_err(said)?.st_mode) {
-        FileType::Directory | FileType::RegularFile | FileType::Socket => Ok(opened),
-        _ => Err(format!("{} is neither a directory nor a file nor a socket", path.display())),
-    }
+    fit(opened).map_err(|error| match error {
+        Some(error) => said(error),
+        None => format!("{} is neither a directory nor a file nor a socket", path.display()),
+    })
 }
 
 fn take_away(path: &Path) -> io::Result<()> {

@@ -147,6 +147,8 @@ impl Bench {
                 log: pod.log(index),
                 oci_root: pod.dir.join("oci"),
                 owner: (0, 0),
+                terminal: false,
+                stdin_once: false,
                 scaffold: None,
                 stop_signal: 15,
                 groups: self.groups.container(&pod.uid, index),

@@ -3,7 +3,9 @@
 
 use model::{
     ContainerSpec, Reason,
-    manifest::security::{Capabilities, Capability, PodSecurityContext, SecurityContext},
+    manifest::security::{
+        Capabilities, Capability, PodSecurityContext, SeccompProfile, SeccompSource, SecurityContext,
+    },
 };
 use runtime::{InstanceSpec, Runtime};
 
@@ -152,6 +154,49 @@ fn read_only_root_filesystem_leaves_volumes_to_write_to() {
         let context = SecurityContext { read_only_root_filesystem: Some(true), ..SecurityContext::default() };
         assert!(!answer(&node, &asking(context)).await.contains(&"wrote".to_owned()));
         assert!(answer(&node, &asking(SecurityContext::default())).await.contains(&"wrote".to_owned()));
+        node.take_down().await;
+    });
+}
+
+fn filtered(image: &str, source: SeccompSource, file: Option<&str>) -> InstanceSpec {
+    let mut spec = probing(image.to_owned(), &["filter", "calls"]);
+    let profile = SeccompProfile { source, localhost_profile: file.map(str::to_owned) };
+    spec.spec.security_context =
+        Some(PodSecurityContext { seccomp_profile: Some(profile), ..PodSecurityContext::default() });
+    spec
+}
+
+#[test]
+fn profile_of_the_operator_holds_a_container_and_a_file_outside_is_none() {
+    let name = "security::profile_of_the_operator_holds_a_container_and_a_file_outside_is_none";
+    in_namespaces(name, |node| async move {
+        let profiles = node.state.with_file_name("profiles");
+        std::fs::create_dir_all(profiles.join("team")).unwrap();
+        let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+            {"names":["personality"],"action":"SCMP_ACT_ERRNO","errnoRet":38}]}"#;
+        std::fs::write(profiles.join("team/odd.json"), profile).unwrap();
+        std::fs::write(profiles.with_file_name("outside.json"), profile).unwrap();
+        std::os::unix::fs::symlink("../outside.json", profiles.join("link.json")).unwrap();
+        std::fs::write(profiles.join("torn.json"), "{").unwrap();
+        let image = node.load_probe().await;
+        let said = async |spec: InstanceSpec| {
+            node.run(&spec).await;
+            node.ended(&spec).await;
+            node.output(&spec, "probe")
+        };
+        let own = said(filtered(&image, SeccompSource::Localhost, Some("team/odd.json"))).await;
+        assert!(own.contains(&"personality: ENOSYS".to_owned()), "{own:?}");
+        assert!(own.contains(&"Seccomp: 2".to_owned()), "{own:?}");
+        let none = said(filtered(&image, SeccompSource::Unconfined, None)).await;
+        assert!(
+            none.contains(&"Seccomp: 0".to_owned()) && none.contains(&"NoNewPrivs: 1".to_owned()),
+            "{none:?}"
+        );
+        for file in ["absent.json", "link.json", "torn.json", "team"] {
+            let spec = filtered(&image, SeccompSource::Localhost, Some(file));
+            let error = node.runtime.prepare(&spec, &|_| {}).await.unwrap_err();
+            assert!(error.sentence().contains("seccomp profile") && !error.transient, "{}", error.sentence());
+        }
         node.take_down().await;
     });
 }

@@ -56,6 +56,10 @@ impl Scheduler {
                 },
                 used: state.used.get(&record.name).copied().unwrap_or_default(),
                 ports: state.ports.get(&record.name).cloned().unwrap_or_default(),
+                volumes: {
+                    let coming = state.volumes.get(&record.name).into_iter().flatten();
+                    record.volumes.iter().chain(coming).map(String::as_str).collect()
+                },
             }
         });
         nodes.collect()
@@ -73,6 +77,7 @@ fn waiting<'a>(state: &'a State, turn: &'a [String]) -> Vec<Waiting<'a>> {
             cpu: room.cpu,
             memory: room.memory,
             ports: entry.ports().collect(),
+            volumes: entry.volumes().collect(),
         }
     });
     waiting.collect()

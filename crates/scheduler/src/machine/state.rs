@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) used: BTreeMap<String, Room>,
     /// The ports that those publish. Most publish none, and a plan must not ask each of them.
     pub(crate) ports: BTreeMap<String, Vec<Port>>,
+    /// The local volumes that those use: the record of a node has them a moment later.
+    pub(crate) volumes: BTreeMap<String, Vec<String>>,
     /// Waiting instances by age: revision of creation is not known here, so the order in which they were first seen.
     pub(crate) waiting: BTreeMap<u64, String>,
     pub(crate) seen: u64,
@@ -74,6 +76,16 @@ impl Entry {
 
     pub(crate) fn ports(&self) -> impl Iterator<Item = Port> + '_ {
         self.placed.spec.published().map(Port::from)
+    }
+
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
+        self.placed.spec.local_volumes()
+    }
+}
+
+fn take_one<T: PartialEq<Q>, Q: ?Sized>(all: &mut Vec<T>, one: &Q) {
+    if let Some(at) = all.iter().position(|own| own == one) {
+        all.swap_remove(at);
     }
 }
 
@@ -117,7 +129,11 @@ impl State {
                 *used = used.plus(entry.room());
                 let mut ports = entry.ports().peekable();
                 if ports.peek().is_some() {
-                    self.ports.entry(node).or_default().extend(ports);
+                    self.ports.entry(node.clone()).or_default().extend(ports);
+                }
+                let mut volumes = entry.volumes().peekable();
+                if volumes.peek().is_some() {
+                    self.volumes.entry(node).or_default().extend(volumes.map(str::to_owned));
                 }
             }
         }
@@ -148,13 +164,12 @@ impl State {
             {
                 *used = used.without(entry.room());
                 self.more_room = true;
+                // Each instance of them put one there, so each takes one away, even if two are equal.
                 if let Some(published) = self.ports.get_mut(node) {
-                    for port in entry.ports() {
-                        // Each instance of them put one there, so each takes one away, even if two are equal.
-                        if let Some(at) = published.iter().position(|one| *one == port) {
-                            published.swap_remove(at);
-                        }
-                    }
+                    entry.ports().for_each(|port| take_one(published, &port));
+                }
+                if let Some(volumes) = self.volumes.get_mut(node) {
+                    entry.volumes().for_each(|volume| take_one(volumes, volume));
                 }
             }
         }

@@ -41,6 +41,7 @@ fn record(name: &str) -> Node {
         status_since: Timestamp::UNIX_EPOCH,
         created_at: Timestamp::UNIX_EPOCH,
         pod_subnet: "10.42.1.0/24".to_owned(),
+        volumes: std::collections::BTreeSet::new(),
         facts: facts(),
     }
 }

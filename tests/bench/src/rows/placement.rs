@@ -65,6 +65,7 @@ fn speed(cores: &[u64], rounds: usize) -> Result<Sample> {
             capacity,
             used,
             ports: Vec::new(),
+            volumes: Vec::new(),
         });
     }
     let uids: Vec<String> = (0..INSTANCES).map(|number| format!("uid-{number}")).collect();
@@ -75,6 +76,7 @@ fn speed(cores: &[u64], rounds: usize) -> Result<Sample> {
         cpu: Cpu(100),
         memory: Memory(256 << 20),
         ports: Vec::new(),
+        volumes: Vec::new(),
     };
     let waiting: Vec<Waiting<'_>> = uids.iter().map(|uid| ask(uid)).collect();
     let mut speeds = Sample::default();

@@ -6,7 +6,7 @@ use axum::{Json, body::Body, extract::State};
 use http::{HeaderMap, header};
 use model::api::{ImageView, ImagesRemoved, Page, PullImage};
 use proto::relay::StreamRequest;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::http::{
@@ -31,7 +31,7 @@ pub(super) async fn list_images(
     let revision = api.cluster().overview().revision;
     let stream = api.cluster().open_stream(&name, StreamRequest::Images).await?;
     let answer = relay::gather(stream, &name, api.limits()).await?;
-    let mut items: Vec<ImageView> = read(&name, &answer)?;
+    let mut items: Vec<ImageView> = relay::read(&name, &answer)?;
     items.sort_by(|one, other| one.reference.cmp(&other.reference));
     items.retain(|image| after.as_ref().is_none_or(|after| image.reference > *after));
     let more = items.len() > limit;
@@ -64,7 +64,7 @@ pub(super) async fn load_image(
     let _room = api.admit_upload()?;
     let stream = api.cluster().open_stream(&name, StreamRequest::LoadImage).await?;
     let answer = relay::upload(body, stream, &name, api.limits()).await?;
-    read(&name, &answer).map(Json)
+    relay::read(&name, &answer).map(Json)
 }
 
 /// Which image is removed.
@@ -88,7 +88,7 @@ pub(super) async fn remove_images(
     let request = StreamRequest::RemoveImages { reference: params.reference };
     let stream = api.cluster().open_stream(&name, request).await?;
     let answer = relay::gather_within(stream, &name, REMOVAL).await?;
-    read(&name, &answer).map(Json)
+    relay::read(&name, &answer).map(Json)
 }
 
 /// Pulls an image to a node, with the node's own logins. One that the node has already is asked for again.
@@ -104,16 +104,10 @@ pub(super) async fn pull_image(
     let request = StreamRequest::PullImage { reference: wanted.value.reference };
     let stream = api.cluster().open_stream(&name, request).await?;
     let answer = relay::gather_within(stream, &name, PULL).await?;
-    read(&name, &answer).map(Json)
+    relay::read(&name, &answer).map(Json)
 }
 
 /// How long a node may take to remove images: many large ones, on a slow disk.
 const REMOVAL: Duration = Duration::from_secs(5 * 60);
 /// How long a node may take to pull an image: as long as its own default.
 const PULL: Duration = Duration::from_secs(30 * 60);
-
-fn read<T: DeserializeOwned>(node: &str, answer: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(answer).map_err(|error| {
-        Refusal::new(Code::NodeFailed, format!("the answer of node {node:?} is not understood: {error}"))
-    })
-}

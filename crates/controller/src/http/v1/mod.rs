@@ -15,6 +15,7 @@ mod metrics;
 mod nodes;
 mod objects;
 mod sessions;
+mod volumes;
 mod watch;
 mod workloads;
 
@@ -49,8 +50,11 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(objects::get_config, objects::replace_config, objects::delete_config))
         .routes(routes!(objects::list_secrets, objects::create_secret))
         .routes(routes!(objects::get_secret, objects::replace_secret, objects::delete_secret))
+        .routes(routes!(sessions::attach))
         .routes(routes!(images::list_images, images::load_image, images::remove_images))
         .routes(routes!(images::pull_image))
+        .routes(routes!(volumes::list_volumes))
+        .routes(routes!(volumes::remove_volume))
         .routes(routes!(events::list_events))
         .routes(routes!(watch::watch))
         .routes(routes!(documents::get_schema))

@@ -15,7 +15,7 @@ use axum::{
     response::Response,
 };
 use futures::{SinkExt, StreamExt};
-use model::session::{CONTROL, CopyRequest, ExecRequest, MAX_REQUEST_BYTES, Outcome, message};
+use model::session::{AttachRequest, CONTROL, CopyRequest, ExecRequest, MAX_REQUEST_BYTES, Outcome, message};
 use proto::relay::{Frame, MAX_DATA_BYTES, StreamRequest};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::timeout};
@@ -60,6 +60,33 @@ pub(super) async fn exec(
                 return Err(Refusal::new(Code::RequestInvalid, "there is no command to run"));
             }
             let request = StreamRequest::Exec { uid, container, exec: wanted };
+            Ok(api.cluster().open_stream(&node, request).await?)
+        };
+        let begun = begun.await;
+        run(&api, &node, begun, socket, ticket).await;
+    }))
+}
+
+/// Attaches to a container: what it writes from now on, and what is typed to its program. The connection becomes a
+/// WebSocket: the client's first message is an `AttachRequest` as text; the others are as for `exec`. The container goes on
+/// when the client goes, but for one with `stdinOnce`, whose input ends.
+#[utoipa::path(get, path = "/instances/{id}/attach", tag = "instances",
+    params(("id" = String, Path, description = "Id of the instance.")),
+    responses((status = 101, description = "A session; its messages are as described.", body = Outcome)))]
+pub(super) async fn attach(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Name(id): Name,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let upgrade = session(upgrade)?;
+    let (uid, node, spec) = placed(&api, &id)?;
+    let ticket = api.admit_stream(client)?;
+    Ok(upgrade.on_upgrade(move |mut socket| async move {
+        let begun = async {
+            let wanted: AttachRequest = first_message(&mut socket).await?;
+            let container = choose_container(&id, &spec, wanted.container.clone())?;
+            let request = StreamRequest::Attach { uid, container, attach: wanted };
             Ok(api.cluster().open_stream(&node, request).await?)
         };
         let begun = begun.await;

@@ -37,6 +37,7 @@ fn process(second: i64) -> Option<ProcessFile> {
         stop_signal: 15,
         memory_dir: None,
         run: 0,
+        stdin_once: false,
     })
 }
 

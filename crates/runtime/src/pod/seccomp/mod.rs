@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use seccompiler::{BpfProgram, sock_filter};
 
 use super::files::write_bytes_whole;
@@ -85,7 +86,12 @@ pub enum Profile {
     /// None.
     Unconfined,
     /// A file that the node's operator wrote.
-    File(PathBuf),
+    File {
+        /// The operator's directory.
+        directory: PathBuf,
+        /// The file's path below it.
+        name: PathBuf,
+    },
 }
 
 /// The filter of a container, ready to be loaded.
@@ -104,7 +110,9 @@ impl Confinement {
         let profile = match profile {
             Profile::Unconfined => return Ok(Self { programs: None }),
             Profile::Standard => standard::standard(capabilities),
-            Profile::File(path) => document::read(&read_document(path)?, capabilities)?,
+            Profile::File { directory, name } => {
+                document::read(&read_document(directory, name)?, capabilities)?
+            }
         };
         Ok(Self { programs: Some(profile.compile()?) })
     }
@@ -174,9 +182,18 @@ fn instruction(bytes: &[u8; INSTRUCTION]) -> sock_filter {
     sock_filter { code: u16::from_ne_bytes([a, b]), jt, jf, k: u32::from_ne_bytes(k) }
 }
 
-fn read_document(path: &Path) -> Result<String, SeccompError> {
-    let failed = |source| SeccompError::Read { path: path.to_owned(), source };
-    let file = fs::File::open(path).map_err(failed)?;
+/// Reads the file below the directory; no link leads out of it.
+fn read_document(directory: &Path, name: &Path) -> Result<String, SeccompError> {
+    let failed = |source| SeccompError::Read { path: directory.join(name), source };
+    let open = || -> io::Result<fs::File> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = open(directory, flags, Mode::empty())?;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        // Whatever is there, opening it does not wait for anybody.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(openat2(&directory, name, flags, Mode::empty(), within)?.into())
+    };
+    let file = open().map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.len() > MAX_DOCUMENT_BYTES {
         return Err(failed(io::Error::new(

@@ -95,6 +95,8 @@ impl Shim {
                 Err(why) => Answer::Refused { why },
             },
             Request::SignalExec { id, signal } => self.signal_exec(&id, signal),
+            Request::Attach { pod, container, dir } => self.attach(&pod, container, &dir),
+            Request::CloseInput { pod, container } => self.close_input(&pod, container),
             Request::Look { pod } => Answer::Pod(self.look(&pod)),
             Request::List => Answer::Pods(self.look_at_all()),
             Request::Subscribe => {

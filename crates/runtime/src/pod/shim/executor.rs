@@ -13,7 +13,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::{BorrowedFd, RawFd},
-        unix::fs::PermissionsExt,
+        unix::{fs::PermissionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -21,6 +21,7 @@ use std::{
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use oci_spec::runtime::{Process, Spec};
 
+use super::join::become_terminal;
 use crate::pod::seccomp::Confinement;
 
 /// Finds and executes the program of a container's spec.
@@ -28,14 +29,24 @@ use crate::pod::seccomp::Confinement;
 pub struct ProgramExecutor {
     /// Where a failure is explained. A number and not an owner: it is copied along by several forks.
     said: RawFd,
+    /// Where the program's terminal is sent, if it is to have one. A number for the same reason.
+    terminal: Option<RawFd>,
     confinement: Confinement,
 }
 
 impl ProgramExecutor {
-    /// An executor that explains failures to the descriptor `said`, and holds the program by this filter.
+    /// An executor that explains failures to the descriptor `said`, gives the program a terminal whose other end goes to
+    /// `terminal`, and holds it by this filter.
     #[must_use]
-    pub const fn new(said: RawFd, confinement: Confinement) -> Self {
-        Self { said, confinement }
+    pub const fn new(said: RawFd, terminal: Option<RawFd>, confinement: Confinement) -> Self {
+        Self { said, terminal, confinement }
+    }
+
+    fn prepare_terminal(&self) -> io::Result<()> {
+        let Some(number) = self.terminal else { return Ok(()) };
+        // SAFETY: the descriptor is open in every process that this value is copied to, until it executes.
+        let socket = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()?;
+        become_terminal(&UnixStream::from(socket))
     }
 
     fn say(&self, words: &str) {
@@ -50,7 +61,9 @@ impl ProgramExecutor {
 impl Executor for ProgramExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
-        let Err(words) = become_program(process, &present_environment(), &self.confinement);
+        let ready = self.prepare_terminal().map_err(|error| format!("a terminal: {error}"));
+        let Err(words) =
+            ready.and_then(|()| become_program(process, &present_environment(), &self.confinement));
         self.say(&words);
         Err(ExecutorError::Other(words))
     }

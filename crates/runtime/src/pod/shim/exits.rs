@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use super::{
+    attach::inherited_terminal,
     process,
     server::{Key, Live, Shim, Source, watch},
     starts::{open_outputs, record_exit, remove_pipes},
@@ -110,6 +111,7 @@ impl Shim {
             self.sources.remove(token);
         }
         live.outputs.drain(&mut self.read_buffer, &mut self.batch);
+        self.let_listeners_go(&mut live.outputs);
         remove_pipes(&live.dir);
         exit.out_of_memory = live.memory_dir.as_deref().is_some_and(killed_for_memory);
         exit.finished_at = Some(Timestamp::now());
@@ -143,9 +145,11 @@ impl Shim {
         let same_boot = file.boot_id == self.config.boot_id;
         let handle =
             if same_boot { process::open_exactly(file.pid, file.start_ticks).ok().flatten() } else { None };
-        let outputs = open_outputs(dir, &file.log);
+        let mut outputs = open_outputs(dir, &file.log, file.stdin_once);
+        if let Some(terminal) = inherited_terminal(dir) {
+            outputs.be_terminal(terminal);
+        }
         let Some(handle) = handle else {
-            let mut outputs = outputs;
             outputs.drain(&mut self.read_buffer, &mut self.batch);
             remove_pipes(dir);
             let out_of_memory = same_boot && file.memory_dir.as_deref().is_some_and(killed_for_memory);

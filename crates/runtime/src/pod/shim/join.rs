@@ -52,6 +52,8 @@ const MAX_PASSWD_BYTES: u64 = 1 << 20;
 pub const TERMINAL_SOCKET: &str = "terminal.sock";
 /// The file system that a container's terminals are on (linux/magic.h).
 const DEVPTS_MAGIC: i64 = 0x1cd1;
+/// Rows and columns of a terminal before somebody says otherwise.
+const FIRST_SIZE: (u16, u16) = (24, 80);
 /// Separates the pid from the words that may follow it.
 pub(super) const AFTER_PID: u8 = b'\n';
 
@@ -225,19 +227,10 @@ fn program(
     let files = match stdio {
         Stdio::Files(files) => files,
         Stdio::Terminal(socket) => {
-            open_terminal(&socket, order.terminal.unwrap_or((24, 80))).map_err(at("a terminal"))?
+            open_terminal(&socket, order.terminal.unwrap_or(FIRST_SIZE)).map_err(at("a terminal"))?
         }
     };
-    for (number, file) in (0..).zip(&files) {
-        // SAFETY: plain calls on open descriptors.
-        if unsafe { libc::dup2(file.as_raw_fd(), number) } < 0 {
-            return Err(format!("its standard files: {}", io::Error::last_os_error()));
-        }
-    }
-    if order.terminal.is_some() {
-        // SAFETY: a plain call; descriptor 0 is the terminal.
-        unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
-    }
+    take_stdio(&files, order.terminal.is_some()).map_err(at("its standard files"))?;
     std::mem::forget(files);
     close_all_but(report);
     limit_files(process);
@@ -275,6 +268,30 @@ fn home(uid: u32) -> String {
     found.filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned())
 }
 
+/// Makes these the standard files of this process, and its terminal if they are one.
+fn take_stdio(files: &[OwnedFd; 3], are_terminal: bool) -> io::Result<()> {
+    for (number, file) in (0..).zip(files) {
+        // SAFETY: plain calls on open descriptors.
+        if unsafe { libc::dup2(file.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    if are_terminal {
+        // SAFETY: a plain call; descriptor 0 is the terminal.
+        unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+    }
+    Ok(())
+}
+
+/// Gives this process, which is inside the container, a terminal of the container, and sends its other end over the socket.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn become_terminal(socket: &UnixStream) -> io::Result<()> {
+    let files = open_terminal(socket, FIRST_SIZE)?;
+    take_stdio(&files, true)
+}
+
 /// The program's end of a new terminal of the container, three times; the other end goes over the socket.
 fn open_terminal(socket: &UnixStream, (rows, columns): (u16, u16)) -> io::Result<[OwnedFd; 3]> {
     let flags = (OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW).bits().cast_signed();
@@ -296,7 +313,7 @@ fn open_terminal(socket: &UnixStream, (rows, columns): (u16, u16)) -> io::Result
 
 /// Closes everything but the standard files and the report, which closes itself when the program takes over.
 fn close_all_but(report: &OwnedFd) {
-    super::launch::close_all_but(report.as_raw_fd());
+    super::launch::close_all_but([report.as_raw_fd()]);
 }
 
 fn limit_files(process: &Process) {

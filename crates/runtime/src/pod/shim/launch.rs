@@ -18,7 +18,10 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::fs::{OpenOptionsExt, fchown},
+        unix::{
+            fs::{OpenOptionsExt, fchown},
+            net::UnixStream,
+        },
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -73,6 +76,8 @@ pub struct Launched {
     pub pid: i32,
     /// Where its report comes from. Does not block.
     pub report: OwnedFd,
+    /// Where the container's terminal comes from before its program begins, if it is to have one.
+    pub terminal: Option<UnixStream>,
 }
 
 /// What creators need to know of the shim's own state.
@@ -91,21 +96,21 @@ pub struct LaunchConfig {
 pub fn launch(order: &ContainerOrder, config: &LaunchConfig) -> io::Result<Launched> {
     let (report, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&report, true)?;
-    for name in STDIO {
-        make_fifo(&order.dir.join(name))?;
-    }
+    let (terminal, sender) =
+        if order.terminal { UnixStream::pair().map(|(a, b)| (Some(a), Some(b)))? } else { (None, None) };
     // SAFETY: the shim has one thread, so the child may do whatever the parent may; it never returns.
     match unsafe { fork_into(&order.groups) }? {
         Birth::Child { inside } => {
             // A creator does not outlive the shim, so the next one finds all that it will ever have done.
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
-            creator(order, config, write, inside)
+            creator(order, config, (write, sender), inside)
         }
-        Birth::Parent(pid) => Ok(Launched { pid, report }),
+        Birth::Parent(pid) => Ok(Launched { pid, report, terminal }),
     }
 }
 
-fn make_fifo(path: &Path) -> io::Result<()> {
+/// Makes one of a container's pipes, if it is not there.
+pub(super) fn make_fifo(path: &Path) -> io::Result<()> {
     match mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
@@ -123,9 +128,15 @@ pub fn open_fifo(path: &Path, flags: OFlags) -> io::Result<File> {
 }
 
 /// The life of a creator.
-fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd, inside: bool) -> ! {
+fn creator(
+    order: &ContainerOrder,
+    config: &LaunchConfig,
+    (report, terminal): (OwnedFd, Option<UnixStream>),
+    inside: bool,
+) -> ! {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        close_all_but(report.as_raw_fd());
+        let kept = [Some(report.as_raw_fd()), terminal.as_ref().map(AsRawFd::as_raw_fd)];
+        close_all_but(kept.into_iter().flatten());
         umask(Mode::WGRP | Mode::WOTH);
         unblock_signals();
         if let Some(score) = config.oom_score_adj {
@@ -134,7 +145,7 @@ fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd, insid
         if !inside {
             enter(&order.groups).map_err(|error| format!("entering its control groups: {error}"))?;
         }
-        create(order, config)
+        create(order, config, terminal.as_ref())
     }));
     let said = match outcome {
         Ok(Ok(said)) => said,
@@ -149,7 +160,11 @@ fn creator(order: &ContainerOrder, config: &LaunchConfig, report: OwnedFd, insid
     unsafe { libc::_exit(i32::from(failed)) }
 }
 
-fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, String> {
+fn create(
+    order: &ContainerOrder,
+    config: &LaunchConfig,
+    terminal: Option<&UnixStream>,
+) -> Result<Report, String> {
     if let Groups::Legacy { shown, .. } = &order.groups {
         libcgroups::show(shown.clone());
     }
@@ -164,7 +179,7 @@ fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, Strin
     let (heard, said) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     let confinement =
         Confinement::read(&order.dir).map_err(|error| format!("its seccomp filter: {error}"))?;
-    let executor = ProgramExecutor::new(said.as_raw_fd(), confinement);
+    let executor = ProgramExecutor::new(said.as_raw_fd(), terminal.map(AsRawFd::as_raw_fd), confinement);
     let built = ContainerBuilder::new(id, SyscallType::default())
         .with_executor(executor)
         .with_stdin(stdin)
@@ -190,6 +205,7 @@ fn create(order: &ContainerOrder, config: &LaunchConfig) -> Result<Report, Strin
         stop_signal: order.stop_signal,
         memory_dir: order.memory_dir.clone(),
         run: order.run,
+        stdin_once: order.stdin_once,
     };
     let started = write_whole(&order.dir.join(PROCESS_FILE), &process)
         .map_err(|error| format!("writing down its process: {error}"))
@@ -215,11 +231,18 @@ fn open_stdio(order: &ContainerOrder) -> io::Result<[OwnedFd; 3]> {
         fchown(&file, Some(order.owner.0), Some(order.owner.1))?;
         Ok(file.into())
     };
-    Ok([open(STDIO[0])?, open(STDIO[1])?, open(STDIO[2])?])
+    let (mut stdin, stdout, stderr) = (open(STDIO[0])?, open(STDIO[1])?, open(STDIO[2])?);
+    if order.stdin_once {
+        // It only reads, so that it comes to an end when the shim and all who write let go.
+        let flags = (OFlags::CLOEXEC | OFlags::NOFOLLOW).bits().cast_signed();
+        stdin = OpenOptions::new().read(true).custom_flags(flags).open(order.dir.join(STDIO[0]))?.into();
+    }
+    Ok([stdin, stdout, stderr])
 }
 
-/// Closes everything above the standard files but `keep`: what a container inherits it holds for its whole life.
-pub(super) fn close_all_but(keep: RawFd) {
+/// Closes everything above the standard files but what is to be kept: what a container inherits it holds for its whole
+/// life.
+pub(super) fn close_all_but(keep: impl IntoIterator<Item = RawFd>) {
     let close = |first: RawFd, last: libc::c_uint| {
         let Ok(first) = libc::c_uint::try_from(first) else { return };
         if first <= last {
@@ -228,8 +251,14 @@ pub(super) fn close_all_but(keep: RawFd) {
             unsafe { libc::close_range(first, last, 0) };
         }
     };
-    close(3, libc::c_uint::try_from(keep).unwrap_or(0).saturating_sub(1));
-    close(keep + 1, libc::c_uint::MAX);
+    let mut keep: Vec<RawFd> = keep.into_iter().collect();
+    keep.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for kept in keep {
+        close(first, libc::c_uint::try_from(kept).unwrap_or(0).saturating_sub(1));
+        first = kept + 1;
+    }
+    close(first, libc::c_uint::MAX);
 }
 
 pub(super) fn unblock_signals() {

@@ -15,6 +15,7 @@
 //! container either: their pipes stay open in themselves, and the next shim takes them over.
 //! *Not here*: what a container consists of (`spec`), and what its end means (`mod`).
 
+mod attach;
 mod birth;
 mod callers;
 mod copying;
@@ -55,6 +56,7 @@ use rustix::{
 
 use self::upgrade::{Home, Inheritance, TAKE_OVER, read_inheritance};
 pub use self::{
+    attach::HEAD_BYTES,
     join::{TERMINAL_SOCKET, through},
     launch::STDIO,
 };

@@ -14,8 +14,8 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixListener,
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
     },
     path::PathBuf,
     time::{Duration, Instant},
@@ -24,9 +24,11 @@ use std::{
 use rustix::{
     buffer::spare_capacity,
     event::{Timespec, epoll},
+    io::Errno,
 };
 
 use super::{
+    attach::{Attached, Early},
     callers::Caller,
     exec::Exec,
     launch::{LaunchConfig, ReportBuffer},
@@ -52,6 +54,7 @@ pub(super) enum Source {
     Report(Key),
     Output(Key, Stream),
     Process(Key),
+    Attached(Key),
     Exec(String),
 }
 
@@ -70,12 +73,24 @@ pub(super) struct Live {
     pub(super) tokens: Vec<u64>,
 }
 
-/// The pipes that a container writes to, and its log. Absent if they could not be opened: it runs all the same.
+/// The pipes or the terminal that a container writes to, its log, and who else listens. Absent if they could not be
+/// opened: it runs all the same.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     pub(super) stdout: Option<File>,
     pub(super) stderr: Option<File>,
+    /// Whether `stdout` is a terminal, and all there is.
+    pub(super) is_terminal: bool,
     pub(super) log: Option<LogWriter>,
+    /// Keeps its input from ending.
+    pub(super) input: Option<File>,
+    pub(super) attached: Vec<Attached>,
+    /// What it said before its owner was there.
+    pub(super) early: Option<Early>,
+    /// Whether it is not read, because its owner is behind.
+    pub(super) paused: bool,
+    /// What it is waited for by.
+    pub(super) tokens: [u64; 2],
 }
 
 /// A creator at work.
@@ -87,6 +102,8 @@ pub(super) struct Launch {
     pub(super) token: u64,
     pub(super) order: ContainerOrder,
     pub(super) outputs: Outputs,
+    /// Where its terminal comes from, if it is to have one.
+    pub(super) terminal: Option<UnixStream>,
     pub(super) deadline: Instant,
 }
 
@@ -119,6 +136,8 @@ pub(super) struct Shim {
     /// Containers that have ended in a way not known yet, and until when it is waited for.
     pub(super) fading: BTreeMap<Key, Instant>,
     pub(super) execs: BTreeMap<String, Exec>,
+    /// Who still has to hear the last words of containers that have ended.
+    pub(super) leaving: BTreeMap<u64, Attached>,
     pub(super) read_buffer: Vec<u8>,
     pub(super) batch: Vec<u8>,
     pub(super) upgrade: Option<Upgrade>,
@@ -147,6 +166,7 @@ impl Shim {
             starts: BTreeMap::new(),
             fading: BTreeMap::new(),
             execs: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             read_buffer: vec![0; READ_BYTES],
             batch: Vec::new(),
             upgrade: None,
@@ -182,6 +202,7 @@ impl Shim {
             }
             self.end_late_launches();
             self.end_faded();
+            self.end_early();
             self.launch_waiting();
             self.upgrade_if_asked(home);
         }
@@ -197,22 +218,29 @@ impl Shim {
             Source::Listener => self.accept_callers(),
             Source::Caller => self.serve(token, flags),
             Source::Report(key) => self.take_report(&key),
-            Source::Output(key, stream) => {
-                self.take_output(&key, stream);
-            }
+            Source::Output(key, stream) => self.take_output(&key, stream),
+            Source::Attached(key) => self.serve_attached(&key, token),
             Source::Process(key) => self.unseen_end(&key),
             Source::Exec(id) => self.take_exec_report(&id),
         }
     }
 
-    /// Reads once what a container wrote and logs it. False if there was nothing.
-    pub(super) fn take_output(&mut self, key: &Key, stream: Stream) -> bool {
-        let outputs = match (self.live.get_mut(key), self.launches.get_mut(key)) {
-            (Some(live), _) => &mut live.outputs,
-            (None, Some(launch)) => &mut launch.outputs,
-            (None, None) => return false,
-        };
-        outputs.take(stream, &mut self.read_buffer, &mut self.batch)
+    /// Reads once what a container wrote, logs it and passes it on.
+    fn take_output(&mut self, key: &Key, stream: Stream) {
+        let Some(live) = self.live.get_mut(key) else { return };
+        let outputs = &mut live.outputs;
+        match outputs.take(stream, &mut self.read_buffer, &mut self.batch) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_closed) => {
+                // Nothing holds its terminal any more; the kernel would say so again and again.
+                if let Some(file) = outputs.file(stream) {
+                    let _ = epoll::delete(&self.epoll, file);
+                }
+            }
+        }
+        if outputs.is_heard() {
+            self.settle_listeners(key);
+        }
     }
 
     fn time_to_next_deadline(&self) -> Option<Timespec> {
@@ -221,6 +249,7 @@ impl Shim {
             .values()
             .map(|launch| launch.deadline)
             .chain(self.fading.values().copied())
+            .chain(self.live.values().filter_map(|live| live.outputs.early.as_ref()).map(|early| early.until))
             .min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()
@@ -240,18 +269,48 @@ impl Shim {
 }
 
 impl Outputs {
-    /// Reads once from a stream and logs it. False if there was nothing.
-    pub(super) fn take(&mut self, stream: Stream, read_buffer: &mut [u8], batch: &mut Vec<u8>) -> bool {
-        let file = match stream {
-            Stream::Stdout => &self.stdout,
-            Stream::Stderr => &self.stderr,
-        };
-        let Some(file) = file else { return false };
-        let Ok(count) = rustix::io::read(file, &mut *read_buffer) else { return false };
-        if let (Some(log), Some(bytes)) = (&mut self.log, read_buffer.get(..count)) {
+    /// Reads once from a stream, logs it and passes it on. Gives how many bytes there were.
+    pub(super) fn take(
+        &mut self,
+        stream: Stream,
+        read_buffer: &mut [u8],
+        batch: &mut Vec<u8>,
+    ) -> Result<usize, Errno> {
+        let Some(file) = self.file(stream) else { return Ok(0) };
+        let count = rustix::io::read(file, &mut *read_buffer)?;
+        let bytes = read_buffer.get(..count).unwrap_or_default();
+        if let Some(log) = &mut self.log {
             log.take(stream, bytes, batch);
         }
-        count > 0
+        if self.is_heard() {
+            self.pass_on(stream, bytes);
+        }
+        Ok(count)
+    }
+
+    fn file(&self, stream: Stream) -> Option<&File> {
+        match stream {
+            Stream::Stdout => self.stdout.as_ref(),
+            Stream::Stderr => self.stderr.as_ref(),
+        }
+    }
+
+    /// Whether somebody listens beside the log, or is expected to.
+    fn is_heard(&self) -> bool {
+        self.early.is_some() || !self.attached.is_empty()
+    }
+
+    /// Its terminal, if it has one.
+    pub(super) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        self.stdout.as_ref().filter(|_| self.is_terminal).map(AsFd::as_fd)
+    }
+
+    /// What is waited for, and by which tokens.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (&File, u64)> {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .zip(self.tokens)
+            .filter_map(|(file, token)| Some((file.as_ref()?, token)))
     }
 }
 

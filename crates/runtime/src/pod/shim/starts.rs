@@ -22,7 +22,8 @@ use rustix::{
 };
 
 use super::{
-    launch::{Report, STDIO, has_begun, launch, open_fifo},
+    attach::{Early, receive_terminal},
+    launch::{Report, STDIO, has_begun, launch, make_fifo, open_fifo},
     log::{LogWriter, Stream},
     process,
     server::{Key, Launch, Live, Outputs, PodStart, Shim, Source, watch},
@@ -79,21 +80,24 @@ impl Shim {
 
     fn launch_one(&mut self, pod: &str, order: ContainerOrder) -> io::Result<()> {
         let key: Key = (pod.to_owned(), order.index);
+        for name in STDIO {
+            make_fifo(&order.dir.join(name))?;
+        }
+        // Before there is anybody at the other ends.
+        let outputs = open_outputs(&order.dir, &order.log, order.stdin_once);
         let launched = launch(&order, &self.config)?;
         let token = self.token(Source::Report(key.clone()));
-        let mut entry = Launch {
+        let entry = Launch {
             pid: launched.pid,
             report: launched.report,
             buffer: super::launch::ReportBuffer::default(),
             token,
-            outputs: Outputs::default(),
+            outputs,
+            terminal: launched.terminal,
             deadline: Instant::now() + LAUNCH_DEADLINE,
             order,
         };
         let watched = watch(&self.epoll, &entry.report, token);
-        if watched.is_ok() {
-            entry.outputs = open_outputs(&entry.order.dir, &entry.order.log);
-        }
         self.launches.insert(key, entry);
         watched
     }
@@ -120,17 +124,26 @@ impl Shim {
     }
 
     fn runs(&mut self, key: &Key, process: &ProcessFile) {
-        // Without a handle on it (no room for one) it cannot be watched, so it must not run.
-        let handle = match process::open_child(process.pid) {
-            Ok(handle) => handle,
-            Err(error) => {
+        // Without a handle on it (no room for one) it cannot be watched, so it must not run; nor without its terminal.
+        let terminal =
+            self.launches.get(key).and_then(|launch| launch.terminal.as_ref()).map(receive_terminal);
+        let at = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let terminal = terminal.transpose().map_err(at("its terminal"));
+        let held = process::open_child(process.pid).map_err(at("watching its process"));
+        let (handle, terminal) = match held.and_then(|handle| Ok((handle, terminal?))) {
+            Ok(held) => held,
+            Err(why) => {
                 if let Some(pid) = Pid::from_raw(process.pid) {
                     let _ = kill_process(pid, Signal::KILL);
                 }
-                return self.start_failed(key, format!("watching its process: {error}"));
+                return self.start_failed(key, why);
             }
         };
-        let Some(launch) = self.launches.remove(key) else { return };
+        let Some(mut launch) = self.launches.remove(key) else { return };
+        if let Some(terminal) = terminal {
+            launch.outputs.be_terminal(terminal);
+        }
+        launch.outputs.early = launch.order.stdin_once.then(Early::new);
         self.sources.remove(&launch.token);
         let mut live = Live {
             pid: process.pid,
@@ -156,11 +169,10 @@ impl Shim {
     }
 
     pub(super) fn watch_outputs(&mut self, key: &Key, live: &mut Live) {
-        for (file, stream) in [(&live.outputs.stdout, Stream::Stdout), (&live.outputs.stderr, Stream::Stderr)]
-        {
-            let Some(file) = file else { continue };
-            let token = self.token(Source::Output(key.clone(), stream));
-            live.tokens.push(token);
+        live.outputs.tokens =
+            [Stream::Stdout, Stream::Stderr].map(|stream| self.token(Source::Output(key.clone(), stream)));
+        live.tokens.extend(live.outputs.tokens);
+        for (file, token) in live.outputs.watched() {
             if let Err(error) = watch(&self.epoll, file, token) {
                 eprintln!("output of {key:?} is not read: {error}");
             }
@@ -259,7 +271,7 @@ impl Outputs {
         const TURNS: usize = 32;
         for stream in [Stream::Stdout, Stream::Stderr] {
             for _ in 0..TURNS {
-                if !self.take(stream, read_buffer, batch) {
+                if !self.take(stream, read_buffer, batch).is_ok_and(|count| count > 0) {
                     break;
                 }
             }
@@ -268,10 +280,16 @@ impl Outputs {
             log.finish();
         }
     }
+
+    /// A terminal is all its output, and its input.
+    pub(super) fn be_terminal(&mut self, terminal: File) {
+        (self.stdout, self.stderr, self.input) = (Some(terminal), None, None);
+        self.is_terminal = true;
+    }
 }
 
-/// Opens the shim's ends of a container's pipes, and its log.
-pub(super) fn open_outputs(dir: &Path, log: &Path) -> Outputs {
+/// Opens the shim's ends of a container's pipes, and its log; its input too, if that ends when the shim lets go.
+pub(super) fn open_outputs(dir: &Path, log: &Path, stdin_once: bool) -> Outputs {
     let open = |name: &str| -> Option<File> {
         open_fifo(&dir.join(name), OFlags::NONBLOCK)
             .map_err(|error| eprintln!("{} cannot be read: {error}", dir.join(name).display()))
@@ -279,7 +297,8 @@ pub(super) fn open_outputs(dir: &Path, log: &Path) -> Outputs {
     };
     let log =
         LogWriter::open(log).map_err(|error| eprintln!("{} cannot be written: {error}", log.display())).ok();
-    Outputs { stdout: open(STDIO[1]), stderr: open(STDIO[2]), log }
+    let input = if stdin_once && dir.join(STDIO[0]).exists() { open(STDIO[0]) } else { None };
+    Outputs { stdout: open(STDIO[1]), stderr: open(STDIO[2]), log, input, ..Outputs::default() }
 }
 
 /// Removes a container's pipes: nobody will write to them again.

@@ -81,7 +81,9 @@ impl Shim {
                 log.hand_over();
             }
         }
+        self.hand_over_terminals(FdFlags::empty());
         let error = self.execute(&program, home);
+        self.hand_over_terminals(FdFlags::CLOEXEC);
         eprintln!("the program of the caller could not be executed: {error}");
         let why = format!("executing the caller's program: {error}");
         self.reply(asked_by.0, asked_by.1, Answer::Refused { why });

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::pod::{cgroup::Groups, scaffold::Scaffold};
 
 /// Version of what is said here. A shim of another version is asked to become this program.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 /// Longest message: 32 containers with paths of full length are less than a third of it.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 const LENGTH_BYTES: usize = 4;
@@ -65,6 +65,24 @@ pub enum Request {
         /// Number of the signal.
         signal: i32,
     },
+    /// Let somebody listen to a running container who waits at the socket in `dir`. He is sent a byte, with its terminal if
+    /// it has one, and then what it writes: pieces of a channel, a length of four bytes (big end first), and that many
+    /// bytes.
+    Attach {
+        /// Uid of the pod.
+        pod: String,
+        /// Index of the container.
+        container: u32,
+        /// Directory of the socket.
+        dir: PathBuf,
+    },
+    /// End the input of a container whose input can end.
+    CloseInput {
+        /// Uid of the pod.
+        pod: String,
+        /// Index of the container.
+        container: u32,
+    },
     /// What is there of a pod?
     Look {
         /// Uid of the pod.
@@ -96,6 +114,10 @@ pub struct ContainerOrder {
     pub owner: (u32, u32),
     /// What is gathered for it, if it is in a user namespace.
     pub scaffold: Option<Scaffold>,
+    /// Whether its standard files are a terminal.
+    pub terminal: bool,
+    /// Whether its input ends with the first who attaches.
+    pub stdin_once: bool,
     /// Signal that asks it to end.
     pub stop_signal: i32,
     /// Its control groups.

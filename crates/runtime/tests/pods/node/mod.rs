@@ -19,7 +19,7 @@ use model::{
 use network::{Backend, NetworkConfig, Subnet};
 use runtime::{
     InstanceSpec, Runtime,
-    pod::{PodRuntime, PodRuntimeConfig, link::ShimCommand},
+    pod::{Allowed, PodRuntime, PodRuntimeConfig, link::ShimCommand},
 };
 use uuid::Uuid;
 
@@ -250,7 +250,11 @@ fn config(state: &Path) -> PodRuntimeConfig {
         node: node_name(state.parent().unwrap()),
         shim: ShimCommand { program, args: vec!["shim".to_owned()] },
         registry: RegistryConfig::default(),
-        host_paths: vec![state.with_file_name("open")],
+        allowed: Allowed {
+            host_paths: vec![state.with_file_name("open")],
+            seccomp_profiles: Some(state.with_file_name("profiles")),
+            seccomp_unconfined: true,
+        },
         user_namespaces: true,
         network: NetworkConfig {
             bridge: "riktest0".to_owned(),
