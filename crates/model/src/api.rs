@@ -242,6 +242,24 @@ pub struct ImagesRemoved {
     pub freed_bytes: u64,
 }
 
+/// An instance that is gone, and whose logs its node still has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeletedInstanceView {
+    /// Id that it had.
+    pub id: String,
+    /// Its uid.
+    pub uid: String,
+    /// Node that it ran on.
+    pub node: String,
+    /// When it was removed.
+    #[schema(value_type = String, format = "date-time")]
+    pub deleted_at: Timestamp,
+    /// Its containers as they were at the end.
+    #[serde(default)]
+    pub containers: Vec<crate::ContainerStatus>,
+}
+
 /// A local volume of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -79,6 +79,9 @@ pub struct Instance {
     /// Its containers, as last seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<ContainerStatus>,
+    /// Where the time of its start went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_times: Option<StartTimes>,
     /// When it was asked for.
     #[schema(value_type = String, format = "date-time")]
     pub created_at: Timestamp,
@@ -96,6 +99,26 @@ pub struct Instance {
     pub deleted_at: Option<Timestamp>,
     /// What it consists of.
     pub spec: WorkloadSpec,
+}
+
+/// Where the time of a start went on its node, in microseconds. Images with files, network and control groups are made at
+/// the same time, after the sandbox; of several containers, the longest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StartTimes {
+    /// Volumes and namespaces.
+    pub sandbox_micros: u64,
+    /// Having the image: pulled and unpacked, if it was not there.
+    pub image_micros: u64,
+    /// Root file system and description.
+    pub files_micros: u64,
+    /// Address, link and published ports.
+    pub network_micros: u64,
+    /// Control groups.
+    pub limits_micros: u64,
+    /// From then until the last of its containers' processes was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes_micros: Option<u64>,
 }
 
 impl Instance {

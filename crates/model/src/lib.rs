@@ -18,7 +18,9 @@ mod revision;
 pub mod session;
 
 pub use clock::Clock;
-pub use instance::{ContainerPhase, ContainerStatus, Instance, PastRun, PublishedPort, WorkloadRecord};
+pub use instance::{
+    ContainerPhase, ContainerStatus, Instance, PastRun, PublishedPort, StartTimes, WorkloadRecord,
+};
 pub use lifecycle::Status;
 pub use manifest::{ContainerSpec, Kind, PortSpec, Protocol, Workload, WorkloadSpec};
 pub use node::{Node, NodeMetrics, NodeStatus};

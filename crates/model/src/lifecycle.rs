@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 
 use self::containers::{Course, course};
 use crate::{
-    instance::{ContainerStatus, Instance, PublishedPort},
+    instance::{ContainerStatus, Instance, PublishedPort, StartTimes},
     manifest::WorkloadSpec,
     reason::Reason,
 };
@@ -116,6 +116,8 @@ pub struct Facts {
     pub exit_code: Option<i32>,
     /// How often its containers were started again.
     pub restarts: u32,
+    /// Where the time of its start went.
+    pub start_times: Option<StartTimes>,
     /// When all had started.
     pub started_at: Option<Timestamp>,
     /// When the last one ended.
@@ -294,6 +296,7 @@ fn with_facts(old: &Instance, status: Status, facts: &Facts) -> Instance {
         ports: facts.ports.clone(),
         exit_code: facts.exit_code.or(old.exit_code),
         restarts: facts.restarts.max(old.restarts),
+        start_times: facts.start_times.or(old.start_times),
         started_at: facts.started_at.or(old.started_at),
         finished_at: facts.finished_at.or(old.finished_at),
         containers: if facts.containers.is_empty() {

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::Ipv4Addr,
 };
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    manifest::Kind,
+    manifest::{Kind, Protocol},
     quantity::{Cpu, Memory},
 };
 
@@ -100,9 +101,25 @@ pub struct NodeMetrics {
     pub memory: Gauge,
     /// Disks, by mount point.
     pub disks: Vec<DiskGauge>,
+    /// Ports that programs of the machine listen on: instances cannot publish them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listening: Vec<ListeningPort>,
     /// What the instances on it use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodMetrics>,
+}
+
+/// A port that a program of the machine listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct ListeningPort {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number.
+    pub port: u16,
+    /// Address, if it is not every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub address: Option<Ipv4Addr>,
 }
 
 /// What a pod uses.

@@ -44,7 +44,7 @@ pub use network::{Network, NetworkConfig, Reconciled};
 pub use node::Mended;
 pub use owner::{Owner, OwnerError};
 pub use pool::{AddressError, AddressPool};
-pub use ports::{ListenersError, listener_on};
+pub use ports::{ListenersError, listener_on, listening};
 pub use subnet::{Subnet, SubnetError, UnfitForPods};
 pub use sysctl::SysctlError;
 pub use wiring::WiringError;

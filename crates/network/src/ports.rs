@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4},
 };
 
-use model::Protocol;
+use model::{Protocol, node::ListeningPort};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
@@ -17,6 +17,11 @@ use rustix::{
 /// How many processes are looked at to find a listener's name. More than any host runs; only the message is poorer
 /// beyond it.
 const PROCESS_LIMIT: usize = 100_000;
+
+/// The kernel's tables of TCP sockets.
+const TCP_TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+/// The kernel's tables of UDP sockets.
+const UDP_TABLES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
 /// Why the listeners could not be listed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,29 @@ struct Listener {
     inode: u64,
 }
 
+/// Most listening ports that are listed: more than any host has.
+const LISTED_MAX: usize = 4_096;
+
+/// Every port that programs of the host listen on, with the address if it is one alone. What cannot be read is left out.
+#[must_use]
+pub fn listening() -> Vec<ListeningPort> {
+    let mut all = Vec::new();
+    for (protocol, tables) in [(Protocol::Tcp, TCP_TABLES), (Protocol::Udp, UDP_TABLES)] {
+        for text in tables.into_iter().filter_map(|path| fs::read_to_string(path).ok()) {
+            let listeners = text.lines().skip(1).filter_map(|line| read_line(line, protocol));
+            all.extend(listeners.filter_map(|listener| {
+                let address = on_ipv4(listener.address)?;
+                let address = Some(address).filter(|address| !address.is_unspecified());
+                Some(ListeningPort { protocol, port: listener.port, address })
+            }));
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all.truncate(LISTED_MAX);
+    all
+}
+
 /// Who listens on a port of the host so that publishing it, on one address or on all, would take the port away.
 ///
 /// # Errors
@@ -50,8 +78,8 @@ pub fn listener_on(
         return Ok(None);
     }
     let tables = match protocol {
-        Protocol::Tcp => ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"],
-        Protocol::Udp => ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"],
+        Protocol::Tcp => TCP_TABLES,
+        Protocol::Udp => UDP_TABLES,
     };
     for path in tables {
         let text = match fs::read_to_string(path) {
@@ -88,16 +116,22 @@ fn can_bind(protocol: Protocol, address: SocketAddrV4) -> bool {
 
 /// Whether rules for `wanted` (or, without it, every address of the host) would capture packets for a listener.
 fn clashes(listening: IpAddr, wanted: Option<Ipv4Addr>) -> bool {
-    let listening = match listening {
-        IpAddr::V4(address) => address,
+    on_ipv4(listening).is_some_and(|listening| {
+        listening.is_unspecified() || wanted.is_none_or(|wanted| wanted == listening)
+    })
+}
+
+/// The IPv4 address that a listener has as well, if it has one.
+fn on_ipv4(listening: IpAddr) -> Option<Ipv4Addr> {
+    match listening {
+        IpAddr::V4(address) => Some(address),
         IpAddr::V6(address) => match address.to_ipv4_mapped() {
-            Some(address) => address,
+            Some(address) => Some(address),
             // Listens on IPv4 as well, unless told otherwise.
-            None if address.is_unspecified() => Ipv4Addr::UNSPECIFIED,
-            None => return false,
+            None if address.is_unspecified() => Some(Ipv4Addr::UNSPECIFIED),
+            None => None,
         },
-    };
-    listening.is_unspecified() || wanted.is_none_or(|wanted| wanted == listening)
+    }
 }
 
 /// `sl local_address rem_address st … inode`, numbers in hexadecimal, addresses as the host orders bytes.
@@ -173,6 +207,8 @@ mod tests {
         assert!(by.ends_with(&format!("on 127.0.0.1:{port}")), "{by}");
         assert!(listener_on(Protocol::Tcp, port, Some(Ipv4Addr::new(192, 0, 2, 1))).unwrap().is_none());
         assert!(listener_on(Protocol::Tcp, port, Some(Ipv4Addr::LOCALHOST)).unwrap().is_some());
+        let listed = ListeningPort { protocol: Protocol::Tcp, port, address: Some(Ipv4Addr::LOCALHOST) };
+        assert!(listening().contains(&listed));
         assert!(listener_on(Protocol::Udp, port, Some(Ipv4Addr::new(192, 0, 2, 1))).unwrap().is_none());
     }
 

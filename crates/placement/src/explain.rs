@@ -24,7 +24,8 @@ pub(crate) fn explain(board: &Board<'_>, instance: &Waiting<'_>) -> String {
             | Refusal::Label(..)
             | Refusal::Volume(..)
             | Refusal::Full
-            | Refusal::Port(..) => refusal.clone(),
+            | Refusal::Port(..)
+            | Refusal::Listening(..) => refusal.clone(),
         };
         let entry = groups.entry(group).or_insert((0, refusal.clone()));
         entry.0 += 1;
@@ -49,6 +50,9 @@ fn sentence(refusal: &Refusal, instance: &Waiting<'_>) -> String {
             format!("needs {} of memory, at most {} is free", instance.memory, rounded(*free))
         }
         Refusal::Port(protocol, port) => format!("{protocol} port {port} is taken"),
+        Refusal::Listening(protocol, port) => {
+            format!("a program of the machine listens on {protocol} port {port}")
+        }
     }
 }
 

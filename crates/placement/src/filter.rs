@@ -26,6 +26,8 @@ pub(crate) enum Refusal {
     Memory(Memory),
     /// This port is published already.
     Port(model::Protocol, u16),
+    /// A program of the machine listens on this port.
+    Listening(model::Protocol, u16),
 }
 
 /// The first filter that refuses `instance` on the node at `index`, if one does.
@@ -60,5 +62,10 @@ pub(crate) fn refusal(board: &Board<'_>, index: usize, instance: &Waiting<'_>) -
     }
     let clashes =
         |wanted: &Port| node.ports.iter().chain(&board.taken[index]).any(|taken| taken.clashes(*wanted));
-    instance.ports.iter().find(|wanted| clashes(wanted)).map(|port| Refusal::Port(port.protocol, port.port))
+    if let Some(port) = instance.ports.iter().find(|wanted| clashes(wanted)) {
+        return Some(Refusal::Port(port.protocol, port.port));
+    }
+    let listens = |wanted: &Port| node.listening.iter().any(|taken| taken.clashes(*wanted));
+    let port = instance.ports.iter().find(|wanted| listens(wanted))?;
+    Some(Refusal::Listening(port.protocol, port.port))
 }

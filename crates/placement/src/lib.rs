@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 use model::{
     Kind, PortSpec,
+    node::ListeningPort,
     quantity::{Cpu, Memory},
 };
 
@@ -41,6 +42,8 @@ pub struct Node<'a> {
     pub used: Room,
     /// Ports that are published on it.
     pub ports: Vec<Port>,
+    /// Ports that programs of its machine listen on.
+    pub listening: &'a [Port],
     /// Local volumes that it has.
     pub volumes: Vec<&'a str>,
 }
@@ -70,6 +73,12 @@ pub struct Port {
 impl From<&PortSpec> for Port {
     fn from(spec: &PortSpec) -> Self {
         Self { protocol: spec.protocol, port: spec.port, address: spec.host_address }
+    }
+}
+
+impl From<&ListeningPort> for Port {
+    fn from(own: &ListeningPort) -> Self {
+        Self { protocol: own.protocol, port: own.port, address: own.address }
     }
 }
 

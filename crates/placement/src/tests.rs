@@ -15,6 +15,7 @@ struct Machine {
     used: Room,
     ports: Vec<Port>,
     volumes: Vec<&'static str>,
+    listening: Vec<Port>,
 }
 
 fn machine(name: &str, millis: u64, memory: u64) -> Machine {
@@ -27,6 +28,7 @@ fn machine(name: &str, millis: u64, memory: u64) -> Machine {
         used: Room::default(),
         ports: Vec::new(),
         volumes: Vec::new(),
+        listening: Vec::new(),
     }
 }
 
@@ -44,6 +46,7 @@ fn node(machine: &Machine) -> Node<'_> {
         used: machine.used,
         ports: machine.ports.clone(),
         volumes: machine.volumes.clone(),
+        listening: &machine.listening,
     }
 }
 
@@ -98,12 +101,16 @@ fn a_cluster_without_nodes_says_so() {
 
 #[test]
 fn a_port_is_published_once_on_a_node() {
-    let mut machines = [machine("n1", 2000, GIB), machine("n2", 2000, GIB)];
+    const WHY: &str =
+        "2 nodes: TCP port 8080 is taken; 1 node: a program of the machine listens on TCP port 8080";
+    let mut machines = vec![machine("n1", 2000, GIB), machine("n2", 2000, GIB)];
     machines[0].ports.push(port(8080));
+    machines.push(machine("n3", 2000, GIB));
+    machines[2].listening.push(Port { address: Some(std::net::Ipv4Addr::LOCALHOST), ..port(8080) });
     let web = |uid| Waiting { ports: vec![port(8080)], ..pod(uid, 1, 1) };
     let plan = plan(&nodes(&machines), &[web("a"), web("b")]);
     assert_eq!(plan.bindings, [("a".to_owned(), "n2".to_owned())]);
-    assert_eq!(plan.unplaced, [("b".to_owned(), "2 nodes: TCP port 8080 is taken".to_owned())]);
+    assert_eq!(plan.unplaced, [("b".to_owned(), WHY.to_owned())]);
 }
 
 #[test]

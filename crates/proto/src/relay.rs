@@ -36,6 +36,28 @@ pub enum StreamRequest {
         #[serde(default)]
         timestamps: bool,
     },
+    /// Instances that are gone and whose logs the node still has, as a JSON array of `DeletedInstanceView`.
+    Deleted,
+    /// The log of a container of such an instance, as text lines.
+    DeletedLogs {
+        /// Uid of the instance.
+        uid: String,
+        /// Name of the container; without it, the only one that lasted.
+        #[serde(default)]
+        container: Option<String>,
+        /// Only the last so many lines.
+        #[serde(default)]
+        tail: Option<u32>,
+        /// Only lines that are no older than so many seconds, by the node's clock.
+        #[serde(default)]
+        since_seconds: Option<u32>,
+        /// Whether the log of the run before the last one is meant.
+        #[serde(default)]
+        previous: bool,
+        /// Whether each line starts with the time at which it was written.
+        #[serde(default)]
+        timestamps: bool,
+    },
     /// A program in a container. Data in both directions begins with a channel of `model::session`.
     Exec {
         /// Uid of the instance.

@@ -37,6 +37,7 @@ pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Resu
         labels: BTreeMap::new(),
         uplink: None,
         allowed: riklet::config::allowed_of_environment()?,
+        keep_logs: runtime::pod::KEEP_LOGS,
         registries: RegistryConfig::default(),
         shim: ShimCommand::default(),
     };

@@ -92,6 +92,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             labels: BTreeMap::new(),
             uplink: None,
             allowed: riklet::config::allowed_of_environment()?,
+            keep_logs: runtime::pod::KEEP_LOGS,
             registries,
             shim: ShimCommand::default(),
         };

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use runtime::pod::{Allowed, RegistryConfig};
@@ -44,6 +45,9 @@ pub struct File {
     /// Whether containers may have no seccomp filter.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub seccomp_unconfined: bool,
+    /// Hours for which logs of instances that are gone are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_logs_hours: Option<u32>,
     /// Registries: mirrors, plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registries: Option<RegistryConfig>,
@@ -156,6 +160,12 @@ pub fn allowed_of_environment() -> anyhow::Result<Allowed> {
             .map(PathBuf::from),
         seccomp_unconfined: text("RIKLET_SECCOMP_UNCONFINED") == "true",
     })
+}
+
+/// So many hours.
+#[must_use]
+pub fn hours(count: u32) -> Duration {
+    Duration::from_secs(u64::from(count) * 60 * 60)
 }
 
 /// Labels as `key=value,key=value`.

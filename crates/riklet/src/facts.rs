@@ -108,6 +108,7 @@ impl Meter {
                 free: memory_field("MemAvailable:") as f64,
             },
             disks: disks(),
+            listening: runtime::pod::listening(),
             pods: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use riklet::{config, facts, start};
-use runtime::pod::{Allowed, link::ShimCommand};
+use runtime::pod::{Allowed, KEEP_LOGS, link::ShimCommand};
 
 /// Scheduler that is dialled unless another is given.
 const DEFAULT_MASTER: &str = "http://127.0.0.1:4995";
@@ -80,6 +80,9 @@ struct Run {
     /// Allow containers that ask for no seccomp filter
     #[arg(long, env = "RIKLET_SECCOMP_UNCONFINED", num_args = 0..=1, default_missing_value = "true")]
     seccomp_unconfined: Option<bool>,
+    /// Hours for which logs of instances that are gone are kept; 0 for not at all [default: 24]
+    #[arg(long, env = "RIKLET_KEEP_LOGS_HOURS", value_name = "HOURS")]
+    keep_logs_hours: Option<u32>,
     /// File with logins of registries, as docker's config.json; read at each pull
     #[arg(long, env = "RIKLET_REGISTRY_LOGINS", value_name = "FILE")]
     registry_logins: Option<PathBuf>,
@@ -159,6 +162,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         seccomp_profiles: args.seccomp_profiles.or(file.seccomp_profiles),
         seccomp_unconfined: args.seccomp_unconfined.unwrap_or(file.seccomp_unconfined),
     })?;
+    let keep_logs = args.keep_logs_hours.or(file.keep_logs_hours).map_or(KEEP_LOGS, config::hours);
     let mut registries = file.registries.unwrap_or_default();
     registries.logins = args.registry_logins.or(registries.logins);
     let mut labels = file.labels;
@@ -170,6 +174,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         labels,
         uplink: args.iface.filter(|name| !name.is_empty()),
         allowed,
+        keep_logs,
         registries,
         shim: ShimCommand::default(),
     };

@@ -14,7 +14,7 @@ use model::{Clock, NodeMetrics};
 use runtime::{
     Runtime,
     pod::{
-        Allowed, Backend, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet,
+        Allowed, Backend, KEEP_LOGS, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet,
         link::ShimCommand,
     },
 };
@@ -53,6 +53,8 @@ pub struct Config {
     pub uplink: Option<String>,
     /// What the operator allows.
     pub allowed: Allowed,
+    /// How long logs of instances that are gone are kept.
+    pub keep_logs: Duration,
     /// Registries.
     pub registries: RegistryConfig,
     /// How the shim is begun.
@@ -135,6 +137,7 @@ fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::R
         registry: config.registries.clone(),
         network,
         allowed: config.allowed.clone(),
+        keep_logs: config.keep_logs,
         user_namespaces,
     })
 }
@@ -189,6 +192,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand, volumes: Volumes) -> any
             labels: BTreeMap::new(),
             uplink: None,
             allowed: Allowed::default(),
+            keep_logs: KEEP_LOGS,
             registries: RegistryConfig::default(),
             shim,
         };

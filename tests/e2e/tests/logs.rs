@@ -79,3 +79,42 @@ fn image_is_run_in_one_line() {
         assert!(said.contains(name), "{said}");
     });
 }
+
+#[test]
+fn log_of_an_instance_can_be_read_when_it_is_gone() {
+    story(|lab| {
+        let api = lab.cluster();
+        let api_of = |name: &str, words: &str| {
+            let id = api.create_instance(&api.create_workload(&script(name, words)), name);
+            api.wait_status(&id, "Failed");
+            api.delete_instance(name);
+            api.wait_gone(name);
+        };
+        api_of("crashed", "echo first words; echo why it broke >&2; exit 3");
+        let said = lab.rikctl(&["logs", "--deleted", "crashed"]);
+        assert_eq!((said.code, said.stdout.as_str()), (0, "first words\nwhy it broke\n"), "{said:?}");
+        assert!(said.stderr.contains("was deleted") && said.stderr.contains("exit code 3"), "{said:?}");
+        assert_eq!(lab.rikctl(&["logs", "--deleted", "crash", "--tail", "1"]).stdout, "why it broke\n");
+        // Its name is another one's now; the newest one that is gone is meant.
+        api.delete_everything();
+        api_of("crashed", "echo second; exit 4");
+        assert_eq!(lab.rikctl(&["logs", "--deleted", "crashed"]).stdout, "second\n");
+        let list = lab.rikctl(&["logs", "--deleted"]).good();
+        assert_eq!(list.lines().count(), 3, "{list}");
+        assert!(list.contains("NonZeroExit, exit code 4"), "{list}");
+        let hint = lab.rikctl(&["logs", "crashed"]).bad(1);
+        assert!(hint.contains("rikctl logs --deleted crashed"), "{hint}");
+        let absent = lab.rikctl(&["logs", "--deleted", "absent"]).bad(1);
+        assert!(absent.contains("no node has a log"), "{absent}");
+        assert_eq!(lab.rikctl(&["logs"]).code, 2);
+        // A container that was ended with its instance has a log as well.
+        api.run(&script("stopped", "echo while it ran; busybox sleep 600"));
+        wait_until(SHORT, "its words", || {
+            let log = lab.rikctl(&["logs", "stopped"]).stdout;
+            if log.is_empty() { Err(log) } else { Ok(()) }
+        });
+        api.delete_instance("stopped");
+        api.wait_gone("stopped");
+        assert_eq!(lab.rikctl(&["logs", "--deleted", "stopped"]).stdout, "while it ran\n");
+    });
+}

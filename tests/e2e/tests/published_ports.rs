@@ -47,6 +47,7 @@ fn c36_pod_reaches_other_hosts() {
 #[test]
 fn port_that_is_taken_is_a_clear_error() {
     story(|lab| {
+        let own = std::net::TcpListener::bind("127.0.0.1:30099").expect("the port is free");
         let api = lab.cluster();
         api.run(&web("first", 30080));
         for (name, port) in [("second", 30080), ("third", 5000)] {
@@ -62,6 +63,19 @@ fn port_that_is_taken_is_a_clear_error() {
             });
             assert!(text(&refused["message"]).contains(&port.to_string()), "{refused}");
         }
+        // A program that was there before the node is known before anything is placed: nothing is begun.
+        let fourth = api.create_instance(&api.create_workload(&web("fourth", 30099)), "fourth");
+        let waits = wait_until(LONG, "the fourth to wait", || match api.instance(&fourth) {
+            Some(instance) if instance["reason"] == "Unplaceable" => Ok(instance),
+            other => Err(format!("{other:?}")),
+        });
+        assert!(
+            text(&waits["message"]).contains("a program of the machine listens on TCP port 30099"),
+            "{waits}"
+        );
+        // It goes, and the node says so with its next heartbeats.
+        drop(own);
+        api.wait_status(&fourth, "Running");
         assert!(lab.page("http://127.0.0.1:30080/").contains("RIK"), "the first is untouched");
     });
 }

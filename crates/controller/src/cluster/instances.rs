@@ -202,6 +202,7 @@ impl Cluster {
             ports: Vec::new(),
             exit_code: None,
             restarts: 0,
+            start_times: None,
             ready: false,
             containers: Vec::new(),
             created_at: self.now(),

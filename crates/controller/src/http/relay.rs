@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::{
+    Json,
+    body::{Body, Bytes},
+};
 use futures::{Stream, StreamExt, stream};
 use http_body_util::BodyExt;
-use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure};
+use model::api::Page;
+use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure, StreamRequest};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +19,9 @@ use super::{
     body,
     connections::StreamTicket,
     limits::{Limits, MAX_NODE_ANSWER_BYTES, MAX_UPLOAD_BYTES},
+    page::{PageParams, cursor, sealed, size},
     problem::{self, Code, Refusal},
+    routes::Api,
 };
 use crate::cluster::NodeStream;
 
@@ -77,6 +83,28 @@ pub(crate) fn read<T: DeserializeOwned>(node: &str, answer: &[u8]) -> Result<T, 
     serde_json::from_slice(answer).map_err(|error| {
         Refusal::new(Code::NodeFailed, format!("the answer of node {node:?} is not understood: {error}"))
     })
+}
+
+/// A page of what a node lists, ordered by `name`.
+pub(crate) async fn page_of<T: DeserializeOwned>(
+    api: &Api,
+    node: &str,
+    request: StreamRequest,
+    params: &PageParams,
+    name: impl Fn(&T) -> String,
+) -> Result<Json<Page<T>>, Refusal> {
+    let after = cursor(params.after.as_deref())?;
+    let limit = size(params.limit)?;
+    let revision = api.cluster().overview().revision;
+    let stream = api.cluster().open_stream(node, request).await?;
+    let answer = gather(stream, node, api.limits()).await?;
+    let mut items: Vec<T> = read(node, &answer)?;
+    items.sort_by_key(&name);
+    items.retain(|item| after.as_ref().is_none_or(|after| name(item) > *after));
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(name);
+    Ok(Json(sealed(Page { items, revision, next })))
 }
 
 /// How long to wait for a node's first data before the answer begins.

@@ -64,6 +64,8 @@ async fn the_document_lists_every_route() {
     GET /api/v1/nodes list_nodes 200,default
     GET /api/v1/nodes/{name} get_node 200,default
     DELETE /api/v1/nodes/{name} delete_node 204,default
+    GET /api/v1/nodes/{name}/deleted list_deleted 200,default
+    GET /api/v1/nodes/{name}/deleted/{uid}/logs get_deleted_logs 200,default
     GET /api/v1/nodes/{name}/images list_images 200,default
     POST /api/v1/nodes/{name}/images load_image 200,default
     DELETE /api/v1/nodes/{name}/images remove_images 200,default

@@ -25,6 +25,7 @@ fn instance(status: Status) -> Instance {
         ports: Vec::new(),
         exit_code: None,
         restarts: 0,
+        start_times: None,
         ready: false,
         containers: Vec::new(),
         created_at: Timestamp::UNIX_EPOCH,

@@ -72,6 +72,6 @@ fn logs_of_nothing_are_an_error() {
     exit 1
     stderr:
       error: there is no instance "nothing"
-      hint: rikctl get instances lists what there is
+      hint: rikctl logs --deleted nothing, if it is gone
     "#);
 }

@@ -13,9 +13,10 @@ use std::{
 };
 
 use jiff::Timestamp;
+use model::api::DeletedInstanceView;
 use proto::relay::RelayFailure;
 use runtime::pod::{
-    PodRuntime,
+    DeletedInstance, PodRuntime,
     shim::log::{FILES, rotated},
 };
 
@@ -74,6 +75,33 @@ pub(super) async fn serve(
             () = stream.send.closed() => return Ok(()),
         }
     }
+}
+
+/// Sends the instances that are gone and whose logs are here, as a JSON array.
+pub(super) async fn list_deleted(pods: &PodRuntime, node: &str, stream: &Stream) -> Result<(), RelayFailure> {
+    let view = |own: DeletedInstance| DeletedInstanceView {
+        id: own.id,
+        uid: own.uid,
+        node: node.to_owned(),
+        deleted_at: own.deleted_at,
+        containers: own.containers,
+    };
+    let views: Vec<DeletedInstanceView> = pods.deleted().into_iter().map(view).collect();
+    super::say(&views, stream).await
+}
+
+/// Sends the log of a container of an instance that is gone.
+pub(super) async fn serve_deleted(
+    pods: &PodRuntime,
+    stream: &Stream,
+    uid: &str,
+    container: Option<&str>,
+    view: View,
+) -> Result<(), RelayFailure> {
+    let path = pods.deleted_log(uid, container, u32::from(view.previous));
+    let path = path.map_err(|why| failure("no-log", why))?;
+    let failed = |error: io::Error| failure("log-unreadable", format!("its log cannot be read: {error}"));
+    Tail::begin(&path, stream, view).await.map(drop).map_err(failed)
 }
 
 /// The end of a log that may still grow.

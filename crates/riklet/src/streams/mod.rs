@@ -103,10 +103,15 @@ impl Streams {
         let pods = self.pods.get().ok_or_else(|| failure("node-not-ready", "it is still getting ready"))?;
         match request {
             StreamRequest::Logs { uid, container, follow, tail, since_seconds, previous, timestamps } => {
-                let since =
-                    since_seconds.map(|seconds| Timestamp::now() - SignedDuration::from_secs(seconds.into()));
+                let since = since_seconds.map(ago);
                 let view = logs::View { follow, tail, since, previous, timestamps };
                 logs::serve(pods, stream, &uid, &container, view).await
+            }
+            StreamRequest::Deleted => logs::list_deleted(pods, &self.node, stream).await,
+            StreamRequest::DeletedLogs { uid, container, tail, since_seconds, previous, timestamps } => {
+                let since = since_seconds.map(ago);
+                let view = logs::View { follow: false, tail, since, previous, timestamps };
+                logs::serve_deleted(pods, stream, &uid, container.as_deref(), view).await
             }
             StreamRequest::Exec { uid, container, exec } => {
                 exec::serve(pods, stream, &uid, &container, &exec).await
@@ -130,6 +135,11 @@ impl Streams {
             StreamRequest::LoadImage => images::load(pods, stream).await,
         }
     }
+}
+
+/// So many seconds before now.
+fn ago(seconds: u32) -> Timestamp {
+    Timestamp::now() - SignedDuration::from_secs(seconds.into())
 }
 
 impl Stream {

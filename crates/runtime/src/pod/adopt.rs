@@ -18,6 +18,7 @@ use super::{
     DISK_WORK_FOR_EACH_PROCESSOR, OpenError, PodRuntime, PodRuntimeConfig, Shared, blocking,
     busy::Busy,
     cgroup::Cgroups,
+    deleted::Deleted,
     exec,
     ids::Ranges,
     link::{LinkConfig, ShimLink},
@@ -64,13 +65,14 @@ impl PodRuntime {
         let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
         let state_dir = config.state_dir;
         let busy = Busy::default();
-        let places_volumes = places.volumes();
+        let (volumes, deleted) = (places.volumes(), places.deleted());
         let shared = Shared {
             state_dir,
             places,
             boot_id,
             allowed: config.allowed,
-            volumes: LocalVolumes::new(places_volumes),
+            volumes: LocalVolumes::new(volumes),
+            deleted: Deleted::new(deleted, config.keep_logs),
             user_namespaces: config.user_namespaces,
             ids,
             machine,

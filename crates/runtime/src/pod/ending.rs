@@ -170,10 +170,16 @@ impl PodRuntime {
         self.kill_if_running(uid).await?;
         let _alone = self.shared.busy.alone_with(uid).await;
         self.kill_if_running(uid).await?;
+        let (record, observed) = self.observe(uid).await?;
+        let containers = match observed {
+            Observed::Ended(facts) | Observed::Released(facts) | Observed::Running(facts) => facts.containers,
+            Observed::Absent | Observed::Partial | Observed::Prepared => Vec::new(),
+        };
         self.give_back(uid, &place).await?;
+        let shared = std::sync::Arc::clone(&self.shared);
         let work = move || {
             remove_parts(&place)?;
-            remove_dir(place.logs())?;
+            shared.deleted.keep(&place, record.as_deref(), containers)?;
             // The record is in there, and all else is gone.
             remove_dir(place.dir())
         };
@@ -231,6 +237,7 @@ impl PodRuntime {
         for path in [
             shared.places.pods(),
             shared.places.logs(),
+            shared.places.deleted(),
             shared.places.shim(),
             shared.state_dir.join("images"),
         ] {

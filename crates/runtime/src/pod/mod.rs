@@ -21,6 +21,7 @@ mod allowed;
 pub mod attach;
 mod busy;
 pub mod cgroup;
+mod deleted;
 mod ending;
 pub mod etc;
 pub mod exec;
@@ -49,10 +50,11 @@ mod views;
 mod volumes;
 
 pub use allowed::Allowed;
+pub use deleted::{DeletedInstance, KEEP_LOGS};
 pub use images::Cleaned;
 pub use images::RegistryConfig;
 pub use local::{LocalVolumeOnNode, VolumeNotRemoved};
-pub use network::{Backend, NetworkConfig, Subnet};
+pub use network::{Backend, NetworkConfig, Subnet, listening};
 pub use views::{ImageNotRemoved, ImageOnNode};
 
 use std::{
@@ -71,6 +73,7 @@ use tokio::sync::Semaphore;
 use self::{
     busy::Busy,
     cgroup::{CgroupError, Cgroups},
+    deleted::Deleted,
     ids::Ranges,
     link::{LinkError, ShimCommand, ShimLink},
     local::LocalVolumes,
@@ -101,6 +104,8 @@ pub struct PodRuntimeConfig {
     pub network: NetworkConfig,
     /// What the node's operator allows.
     pub allowed: Allowed,
+    /// How long logs of instances that are gone are kept.
+    pub keep_logs: Duration,
     /// Whether pods have user namespaces: if [`probe_user_namespaces`] found that they can.
     pub user_namespaces: bool,
 }
@@ -187,6 +192,7 @@ struct Shared {
     confinement: Confinement,
     allowed: Allowed,
     volumes: LocalVolumes,
+    deleted: Deleted,
     /// Whether pods to come have user namespaces. Those that have one keep it.
     user_namespaces: bool,
     ids: Ranges,
@@ -348,6 +354,9 @@ impl Runtime for PodRuntime {
         if mended.anything() {
             tracing::warn!(?mended, "another program had changed the pod network; it is restored");
         }
+        let shared = Arc::clone(&self.shared);
+        // What cannot be removed is told of there; it harms nobody.
+        let _ = blocking(move || shared.deleted.clean_now_and_then()).await;
         let room = self.shared.images.make_room().await.map_err(|error| RuntimeError {
             operation: "make room on the disk".to_owned(),
             reason: Reason::Other,

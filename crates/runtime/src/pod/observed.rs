@@ -9,7 +9,7 @@
 
 use jiff::Timestamp;
 use model::{
-    ContainerPhase, ContainerStatus, Reason,
+    ContainerPhase, ContainerStatus, Reason, StartTimes,
     lifecycle::{Facts, Observed, containers},
     quantity::Memory,
 };
@@ -118,9 +118,20 @@ fn running_facts(record: &Record, files: &[ContainerFiles]) -> Facts {
             Vec::new()
         },
         restarts: record.runs.iter().map(|runs| runs.begun.saturating_sub(1)).sum(),
+        start_times: start_times(record, files),
         started_at: started.and_then(|all| all.into_iter().max()),
         ..Facts::default()
     }
+}
+
+/// Where the time of the start went, as long as each container is in its first run.
+fn start_times(record: &Record, files: &[ContainerFiles]) -> Option<StartTimes> {
+    let (times, at) = record.prepared?;
+    let first = files.iter().map(|own| own.process.as_ref().filter(|process| process.run == 0));
+    let first: Option<Vec<Timestamp>> = first.map(|process| Some(process?.created_at)).collect();
+    let last = first.and_then(|all| all.into_iter().max());
+    let micros = |last: Timestamp| u64::try_from(last.duration_since(at).as_micros()).unwrap_or_default();
+    Some(StartTimes { processes_micros: last.map(micros), ..times })
 }
 
 /// What is known of a pod that is over: the failure of a sidecar, which is ended with the others, is none of its own.

@@ -13,12 +13,14 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use futures::future::try_join_all;
 use images::{Image, ImageConfig, Users};
+use jiff::Timestamp;
 use model::{
-    ContainerSpec, Reason, WorkloadSpec,
+    ContainerSpec, Reason, StartTimes, WorkloadSpec,
     given::has_foreign_variables,
     manifest::security::{Security, USUAL},
 };
@@ -75,15 +77,29 @@ impl PodRuntime {
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
         record.ids = self.ids_for(uid)?;
         place.write(&record).map_err(|error| fault::record(uid, error))?;
-        self.prepare_volumes(&place, spec).await?;
-        self.prepare_namespaces(&place, spec, record.ids).await?;
+        let sandbox = async {
+            self.prepare_volumes(&place, spec).await?;
+            self.prepare_namespaces(&place, spec, record.ids).await
+        };
+        let ((), sandbox_micros) = timed(sandbox).await?;
         let containers = spec.spec.all_containers().enumerate();
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, &record, own, progress)));
-        let (images, attachment, ()) =
-            tokio::try_join!(containers, self.prepare_network(&place, spec), self.prepare_group(spec))?;
-        record.image_digests = images.iter().map(|image| Some(image.digest.to_string())).collect();
+        let network = timed(self.prepare_network(&place, spec));
+        let ready = tokio::try_join!(containers, network, timed(self.prepare_group(spec)))?;
+        let (images, (attachment, network_micros), ((), limits_micros)) = ready;
+        record.image_digests = images.iter().map(|(image, _)| Some(image.digest.to_string())).collect();
         record.attachment = Some(attachment);
+        let longest = |part: fn(&(u64, u64)) -> u64| images.iter().map(|(_, spent)| part(spent)).max();
+        let times = StartTimes {
+            sandbox_micros,
+            image_micros: longest(|spent| spent.0).unwrap_or_default(),
+            files_micros: longest(|spent| spent.1).unwrap_or_default(),
+            network_micros,
+            limits_micros,
+            processes_micros: None,
+        };
+        record.prepared = Some((times, Timestamp::now()));
         record.stage = Stage::Prepared;
         place.write(&record).map_err(|error| fault::record(uid, error))
     }
@@ -176,16 +192,19 @@ impl PodRuntime {
         made.map_err(fault::group)
     }
 
+    /// Gives a container its image and its files, and says how many microseconds each took.
     async fn prepare_container(
         &self,
         place: &PodPlace,
         record: &Record,
         (index, container): (usize, &ContainerSpec),
         progress: Progress<'_>,
-    ) -> Result<Arc<Image>, RuntimeError> {
+    ) -> Result<(Arc<Image>, (u64, u64)), RuntimeError> {
         let spec = &record.spec;
-        let image = self.fetch(container, &spec.spec, &spec.given, progress).await?;
-        self.furnish_container(place, record, (index, container), image).await
+        let (image, fetched) = timed(self.fetch(container, &spec.spec, &spec.given, progress)).await?;
+        let (image, furnished) =
+            timed(self.furnish_container(place, record, (index, container), image)).await?;
+        Ok((image, (fetched, furnished)))
     }
 
     /// Gives a container a fresh root file system of its image, and writes what it is told to be.
@@ -232,6 +251,13 @@ impl PodRuntime {
         // In a task of its own: it goes on to its end even if nobody waits, and until then nothing is taken away.
         tokio::spawn(work).await.map_err(|error| fault::files(io::Error::other(error)))?
     }
+}
+
+/// Does something, and says how many microseconds it took.
+async fn timed<T>(work: impl Future<Output = Result<T, RuntimeError>>) -> Result<(T, u64), RuntimeError> {
+    let begun = Instant::now();
+    let done = work.await?;
+    Ok((done, u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)))
 }
 
 /// The pod's user namespace, if it has one.

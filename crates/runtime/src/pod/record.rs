@@ -10,6 +10,7 @@
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
 //!  <state-dir>/volumes/<name>/                volumes that outlive instances (`local`)
+//!  <state-dir>/deleted/<uid>/                 logs of instances that are gone (`deleted`)
 //!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
 //!                         <index>.<run>.log  and in a later one; the last two are kept
 //! ```
@@ -25,7 +26,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Kind, PastRun, WorkloadSpec, lifecycle::Facts};
+use model::{Kind, PastRun, StartTimes, WorkloadSpec, lifecycle::Facts};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
 use userns::IdRange;
@@ -97,6 +98,9 @@ pub struct Record {
     /// Its place in the network, while it has one.
     #[serde(default)]
     pub attachment: Option<Attachment>,
+    /// Where the time of its preparation went, and when it was over.
+    #[serde(default)]
+    pub prepared: Option<(StartTimes, Timestamp)>,
     /// What was known about it when it was released.
     #[serde(default)]
     pub facts: Option<Facts>,
@@ -116,6 +120,7 @@ impl Record {
             runs: vec![Runs::default(); count],
             ids: None,
             attachment: None,
+            prepared: None,
             facts: None,
         }
     }
@@ -174,6 +179,12 @@ impl Places {
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
         self.state_dir.join("volumes")
+    }
+
+    /// Directory of the logs of pods that are gone.
+    #[must_use]
+    pub fn deleted(&self) -> PathBuf {
+        self.state_dir.join("deleted")
     }
 
     /// Directory of all logs.
@@ -312,7 +323,7 @@ impl PodPlace {
     /// Log of one run of a container.
     #[must_use]
     pub fn log(&self, index: usize, run: u32) -> PathBuf {
-        self.logs.join(if run == 0 { format!("{index}.log") } else { format!("{index}.{run}.log") })
+        self.logs.join(log_name(index, run))
     }
 
     fn record(&self) -> PathBuf {
@@ -362,6 +373,12 @@ impl PodPlace {
         });
         files.collect()
     }
+}
+
+/// Name of the log of one run of a container.
+#[must_use]
+pub fn log_name(index: usize, run: u32) -> String {
+    if run == 0 { format!("{index}.log") } else { format!("{index}.{run}.log") }
 }
 
 fn read_told<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {

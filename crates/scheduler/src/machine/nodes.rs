@@ -1,6 +1,7 @@
 //! The nodes' side: who is connected, who is heard from, who may take part.
 
 use model::NodeStatus;
+use placement::Port;
 use proto::{
     PROTOCOL,
     link::ToController,
@@ -58,7 +59,8 @@ impl Scheduler {
         let entry = self.nodes.entry(hello.name.clone()).or_default();
         entry.heard = now;
         entry.told = None;
-        entry.session = Some(Session { connection, hello, heard: now, welcome: false });
+        entry.session =
+            Some(Session { connection, hello, heard: now, welcome: false, listening: Vec::new() });
         self.tell_controller_about_nodes(now, out);
         // A node that comes back before it was missed has its record already.
         self.welcome_nodes(out);
@@ -87,6 +89,14 @@ impl Scheduler {
         match message {
             FromNode::Hello(_) => {}
             FromNode::Heartbeat(metrics) => {
+                if let (Some(metrics), Some(session)) = (&metrics, &mut entry.session) {
+                    let listening = metrics.listening.iter().map(Port::from).collect();
+                    if session.listening != listening {
+                        session.listening = listening;
+                        // One that was in the way may be gone.
+                        self.state.more_room = true;
+                    }
+                }
                 self.to_controller(ToController::NodeHeard { name, metrics }, out)
             }
             FromNode::Reports(reports) => {

@@ -56,6 +56,7 @@ impl Scheduler {
                 },
                 used: state.used.get(&record.name).copied().unwrap_or_default(),
                 ports: state.ports.get(&record.name).cloned().unwrap_or_default(),
+                listening: connected.map_or(&[], |session| session.listening.as_slice()),
                 volumes: {
                     let coming = state.volumes.get(&record.name).into_iter().flatten();
                     record.volumes.iter().chain(coming).map(String::as_str).collect()

@@ -203,6 +203,8 @@ pub(crate) struct Session {
     pub(crate) heard: Time,
     /// Whether it has been welcomed: only then it is assigned anything.
     pub(crate) welcome: bool,
+    /// Ports that programs of its machine listen on, as last told.
+    pub(crate) listening: Vec<Port>,
 }
 
 /// The controller's connection.

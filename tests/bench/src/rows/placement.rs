@@ -66,6 +66,7 @@ fn speed(cores: &[u64], rounds: usize) -> Result<Sample> {
             used,
             ports: Vec::new(),
             volumes: Vec::new(),
+            listening: &[],
         });
     }
     let uids: Vec<String> = (0..INSTANCES).map(|number| format!("uid-{number}")).collect();

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use crate::http::{
     body::{JsonBody, Name, Params},
-    page::{PageParams, cursor, sealed, size},
+    page::PageParams,
     problem::{Code, Refusal},
     relay,
     routes::Api,
@@ -26,18 +26,8 @@ pub(super) async fn list_images(
     Name(name): Name,
     Params(params): Params<PageParams>,
 ) -> Result<Json<Page<ImageView>>, Refusal> {
-    let after = cursor(params.after.as_deref())?;
-    let limit = size(params.limit)?;
-    let revision = api.cluster().overview().revision;
-    let stream = api.cluster().open_stream(&name, StreamRequest::Images).await?;
-    let answer = relay::gather(stream, &name, api.limits()).await?;
-    let mut items: Vec<ImageView> = relay::read(&name, &answer)?;
-    items.sort_by(|one, other| one.reference.cmp(&other.reference));
-    items.retain(|image| after.as_ref().is_none_or(|after| image.reference > *after));
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| last.reference.clone());
-    Ok(Json(sealed(Page { items, revision, next })))
+    relay::page_of(&api, &name, StreamRequest::Images, &params, |image: &ImageView| image.reference.clone())
+        .await
 }
 
 /// Types of body that an image archive may be sent as.

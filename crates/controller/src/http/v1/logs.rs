@@ -1,12 +1,15 @@
 //! The log of a container, as its node sends it.
 
 use axum::{
-    Extension,
-    extract::State,
+    Extension, Json,
+    extract::{Path, State},
     response::{IntoResponse, Response},
 };
 use http::header;
-use model::WorkloadSpec;
+use model::{
+    WorkloadSpec,
+    api::{DeletedInstanceView, Page},
+};
 use proto::relay::StreamRequest;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -17,6 +20,7 @@ use crate::{
     http::{
         body::{Name, Params},
         connections::Client,
+        page::PageParams,
         problem::{Code, Refusal},
         relay::{self, FirstData},
         routes::Api,
@@ -79,6 +83,62 @@ pub(super) async fn get_logs(
     let stream = api.cluster().open_stream(node, request).await?;
     let first = if follow { FirstData::Whenever } else { FirstData::Due };
     let lines = relay::body(stream, node, first, api.limits()).await?;
+    let body = relay::held(lines, ticket, api.shutdown().clone());
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+/// Which log of an instance that is gone, and how much of it.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeletedLogParams {
+    /// Name of the container; needed if there were several.
+    container: Option<String>,
+    /// Only the last so many lines.
+    tail: Option<u32>,
+    /// Only lines that are no older than so many seconds, by the clock of the node.
+    since_seconds: Option<u32>,
+    /// Whether the log of the run before the last one is wanted.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    previous: bool,
+    /// Whether each line starts with the time at which it was written.
+    #[serde(default, deserialize_with = "flag")]
+    #[param(required = false)]
+    timestamps: bool,
+}
+
+/// A page of the instances that are gone and whose logs the node still has, ordered by uid.
+#[utoipa::path(get, path = "/nodes/{name}/deleted", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node."), PageParams),
+    responses((status = 200, description = "The page.", body = Page<DeletedInstanceView>)))]
+pub(super) async fn list_deleted(
+    State(api): State<Api>,
+    Name(name): Name,
+    Params(params): Params<PageParams>,
+) -> Result<Json<Page<DeletedInstanceView>>, Refusal> {
+    relay::page_of(&api, &name, StreamRequest::Deleted, &params, |gone: &DeletedInstanceView| {
+        gone.uid.clone()
+    })
+    .await
+}
+
+/// The log of a container of an instance that is gone.
+#[utoipa::path(get, path = "/nodes/{name}/deleted/{uid}/logs", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node."),
+        ("uid" = String, Path, description = "Uid of the instance."), DeletedLogParams),
+    responses((status = 200, description = "The lines.", body = String, content_type = "text/plain")))]
+pub(super) async fn get_deleted_logs(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Path((name, uid)): Path<(String, String)>,
+    Params(params): Params<DeletedLogParams>,
+) -> Result<Response, Refusal> {
+    let ticket = api.admit_stream(client)?;
+    let DeletedLogParams { container, tail, since_seconds, previous, timestamps } = params;
+    let request = StreamRequest::DeletedLogs { uid, container, tail, since_seconds, previous, timestamps };
+    let stream = api.cluster().open_stream(&name, request).await?;
+    let lines = relay::body(stream, &name, FirstData::Due, api.limits()).await?;
     let body = relay::held(lines, ticket, api.shutdown().clone());
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
 }

@@ -14,7 +14,7 @@ use crate::{
     cluster::ClusterError,
     http::{
         body::{Name, Params},
-        page::{PageParams, cursor, sealed, size},
+        page::PageParams,
         problem::{Code, Refusal},
         relay,
         routes::Api,
@@ -33,17 +33,8 @@ pub(super) async fn list_volumes(
     Name(name): Name,
     Params(params): Params<PageParams>,
 ) -> Result<Json<Page<VolumeView>>, Refusal> {
-    let after = cursor(params.after.as_deref())?;
-    let limit = size(params.limit)?;
-    let revision = api.cluster().overview().revision;
-    let stream = api.cluster().open_stream(&name, StreamRequest::Volumes).await?;
-    let answer = relay::gather(stream, &name, api.limits()).await?;
-    let mut items: Vec<VolumeView> = relay::read(&name, &answer)?;
-    items.retain(|volume| after.as_ref().is_none_or(|after| volume.name > *after));
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| last.name.clone());
-    Ok(Json(sealed(Page { items, revision, next })))
+    relay::page_of(&api, &name, StreamRequest::Volumes, &params, |volume: &VolumeView| volume.name.clone())
+        .await
 }
 
 /// Removes a local volume of a node with all that is in it. One that an instance uses stays.

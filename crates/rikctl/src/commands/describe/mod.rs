@@ -5,7 +5,7 @@ mod sheet;
 use clap::Args;
 use jiff::Timestamp;
 use model::{
-    ContainerStatus, Instance, PastRun, Reason, Status, WorkloadRecord, WorkloadSpec,
+    ContainerStatus, Instance, PastRun, Reason, StartTimes, Status, WorkloadRecord, WorkloadSpec,
     api::{Event, NodeView},
     manifest::health::RestartPolicy,
 };
@@ -84,11 +84,27 @@ fn instance(client: &Client, name: &str) -> Result<(Sheet, Option<String>), Fail
     sheet.field("Restarts", &instance.restarts.to_string());
     sheet.field("Created", &stamp(now, instance.created_at));
     sheet.maybe("Started", instance.started_at.map(|at| stamp(now, at)));
+    sheet.maybe("Start", instance.start_times.as_ref().map(time_line));
     sheet.maybe("Finished", instance.finished_at.map(|at| stamp(now, at)));
     sheet.maybe("Deletion", instance.deleted_at.map(|at| stamp(now, at)));
     spec(&mut sheet, &instance.spec, &instance.containers);
     events(&mut sheet, &about(client, Noun::Instance, &instance.id)?, now);
     Ok((sheet, next_command(&instance)))
+}
+
+/// Where the time of a start went, in the order in which it went; what is done at once stands together.
+fn time_line(times: &StartTimes) -> String {
+    let millis = |micros: u64| format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100);
+    let processes = times.processes_micros.map(|micros| format!(", then processes {}", millis(micros)));
+    format!(
+        "sandbox {}, then image {} and files {}, network {}, limits {} at once{}",
+        millis(times.sandbox_micros),
+        millis(times.image_micros),
+        millis(times.files_micros),
+        millis(times.network_micros),
+        millis(times.limits_micros),
+        processes.unwrap_or_default()
+    )
 }
 
 /// What a person who looks at this instance will want to do next.

@@ -1,5 +1,6 @@
 //! `rikctl logs`: what the containers of an instance, or of all instances of a workload, have written and go on writing.
 
+mod deleted;
 mod replicas;
 
 use std::{
@@ -27,7 +28,12 @@ const CHUNK: usize = 64 << 10;
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LogsArgs {
     /// The instance: its name, or a unique beginning; or workload/NAME, for all of its instances.
-    #[arg(value_name = "INSTANCE")]
+    #[arg(
+        value_name = "INSTANCE",
+        required_unless_present = "deleted",
+        default_value = "",
+        hide_default_value = true
+    )]
     instance: String,
     /// Container, if the instance has several.
     #[arg(short, long, value_name = "NAME")]
@@ -47,6 +53,9 @@ pub(crate) struct LogsArgs {
     /// The time before each line.
     #[arg(long)]
     timestamps: bool,
+    /// Of an instance that is gone, as long as its node keeps its log; without a name, list those that there are.
+    #[arg(long, conflicts_with = "follow")]
+    deleted: bool,
 }
 
 impl LogsArgs {
@@ -57,19 +66,36 @@ impl LogsArgs {
 }
 
 pub(crate) fn run(args: &LogsArgs, client: &Arc<Client>, terminal: &mut Terminal) -> Result<(), Failure> {
+    if args.deleted {
+        return deleted::run(args, client, terminal);
+    }
     let workload = bare(Noun::Workload, &args.instance);
     if workload != args.instance {
         return replicas::run(args, client, workload, terminal);
     }
     let typed = bare(Noun::Instance, &args.instance);
-    let mut stream = match open(args, client, typed) {
+    let stream = match open(args, client, typed) {
         // Not by this name: perhaps it is a beginning.
         Err(error) if error.is_not_found() => {
-            let instance = resolve::object::<Instance>(client, typed)?.object;
+            let instance = resolve::object::<Instance>(client, typed);
+            let instance = instance.map_err(|failure| or_deleted(failure, typed))?.object;
             open(args, client, &instance.id)?
         }
         other => other?,
     };
+    print(stream, client, terminal)
+}
+
+/// Nobody is there by this name; somebody may have been.
+fn or_deleted(failure: Failure, typed: &str) -> Failure {
+    match failure {
+        Failure::Told(report) => report.hint(format!("rikctl logs --deleted {typed}, if it is gone")).into(),
+        other => other,
+    }
+}
+
+/// Prints a log to its end.
+fn print(mut stream: impl Read, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
     let mut chunk = vec![0; CHUNK];
     let mut rest = Vec::new();
     loop {
@@ -89,6 +115,12 @@ pub(crate) fn run(args: &LogsArgs, client: &Arc<Client>, terminal: &mut Terminal
 }
 
 fn open(args: &LogsArgs, client: &Client, id: &str) -> Result<impl Read + use<>, crate::client::ClientError> {
+    let silence = (!args.follow).then_some(crate::client::SILENCE);
+    client.stream(&with_what(&format!("/instances/{}/logs", segment(id)), args), silence, None)
+}
+
+/// The path, with what of the log is wanted.
+fn with_what(path: &str, args: &LogsArgs) -> String {
     let tail = args.tail.map(|tail| tail.to_string());
     let since = args.since.map(|since| since.as_secs().to_string());
     let mut query = Vec::new();
@@ -98,8 +130,7 @@ fn open(args: &LogsArgs, client: &Client, id: &str) -> Result<impl Read + use<>,
     query.extend(since.as_deref().map(|since| ("sinceSeconds", since)));
     query.extend(args.previous.then_some(("previous", "true")));
     query.extend(args.timestamps.then_some(("timestamps", "true")));
-    let silence = (!args.follow).then_some(crate::client::SILENCE);
-    client.stream(&with_query(&format!("/instances/{}/logs", segment(id)), &query), silence, None)
+    with_query(path, &query)
 }
 
 /// Takes everything but a character that is not whole yet.

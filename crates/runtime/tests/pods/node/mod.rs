@@ -255,6 +255,7 @@ fn config(state: &Path) -> PodRuntimeConfig {
             seccomp_profiles: Some(state.with_file_name("profiles")),
             seccomp_unconfined: true,
         },
+        keep_logs: runtime::pod::KEEP_LOGS,
         user_namespaces: true,
         network: NetworkConfig {
             bridge: "riktest0".to_owned(),
