@@ -151,6 +151,9 @@ pub struct ContainerMetrics {
     pub cpu_millicores: Option<u64>,
     /// Memory in bytes, without what the kernel holds of files and could give back at once.
     pub memory_bytes: u64,
+    /// Bytes on disk of what it wrote beside its volumes, and of its logs.
+    #[serde(default)]
+    pub disk_bytes: u64,
 }
 
 /// How much there is and how much of it is free.

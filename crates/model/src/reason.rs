@@ -30,6 +30,8 @@ pub enum Reason {
     Signaled,
     /// A container used more memory than it may.
     OutOfMemory,
+    /// A container took more of the disk than it may.
+    OutOfDisk,
     /// A container keeps ending, and is started again after a pause that grows.
     CrashLoop,
     /// A container was ended because its liveness or startup probe failed.

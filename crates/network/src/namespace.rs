@@ -105,6 +105,12 @@ pub fn uts_path(ns_dir: &Path) -> PathBuf {
     ns_dir.join("uts")
 }
 
+/// The file that holds the pod's pid namespace, if its containers share one.
+#[must_use]
+pub fn pid_path(ns_dir: &Path) -> PathBuf {
+    ns_dir.join("pid")
+}
+
 /// The file that holds the pod's user namespace, if it has one.
 #[must_use]
 pub fn user_path(ns_dir: &Path) -> PathBuf {
@@ -165,6 +171,7 @@ pub(crate) fn remove(ns_dir: &Path) -> Result<(), NamespaceError> {
     for kind in KINDS.into_iter().chain([Kind::User]) {
         release(&ns_dir.join(kind.name()))?;
     }
+    release(&pid_path(ns_dir))?;
     match fs::remove_dir(ns_dir) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(NamespaceError::Remove { path: ns_dir.to_owned(), source })

@@ -45,6 +45,7 @@ impl PodMeter {
                 cpu_micros: container.cpu_micros,
                 cpu_millicores,
                 memory_bytes: container.memory_bytes,
+                disk_bytes: container.disk_bytes,
             }
         });
         let containers = containers.collect();
@@ -64,7 +65,8 @@ mod tests {
     use super::*;
 
     fn usage(cpu_micros: u64) -> Vec<PodUsage> {
-        let container = ContainerUsage { name: "main".to_owned(), cpu_micros, memory_bytes: 1 };
+        let container =
+            ContainerUsage { name: "main".to_owned(), cpu_micros, memory_bytes: 1, disk_bytes: 0 };
         vec![PodUsage { uid: "u".to_owned(), containers: vec![container], ..PodUsage::default() }]
     }
 

@@ -3,7 +3,7 @@
 use e2e::api::{pids, text};
 use e2e::lab::{NODE, configuration};
 use e2e::manifest::{pod, shell};
-use e2e::{Lab, SHORT, probe, story, wait_until};
+use e2e::{LONG, Lab, SHORT, probe, story, wait_until};
 use serde_json::{Value, json};
 
 fn with_volumes(name: &str, volumes: Value, containers: &[Value]) -> Value {
@@ -111,5 +111,40 @@ fn volumes_of_a_pod_are_gone_with_it_and_survive_its_riklet() {
         api.wait_gone("kept");
         let pods = Lab::node_state(NODE).join("pods");
         assert_eq!(std::fs::read_dir(pods).expect("a directory").count(), 0);
+    });
+}
+
+#[test]
+fn what_takes_more_of_the_disk_than_it_may_is_ended_and_says_so() {
+    story(|lab| {
+        let api = lab.cluster();
+        let words = "busybox dd if=/dev/zero of=/srv/big bs=64k count=64; busybox sleep 600";
+        let mut layer = shell("main", words);
+        layer["resources"] = json!({ "limits": { "ephemeral-storage": "1Mi" } });
+        api.create_instance(&api.create_workload(&pod("layer", &[layer])), "layer");
+        let words = "busybox dd if=/dev/zero of=/cache/big bs=64k count=64; busybox sleep 600";
+        let mounts = json!([{ "name": "cache", "mountPath": "/cache" }]);
+        let volumes = json!([{ "name": "cache", "emptyDir": { "sizeLimit": "1Mi" } }]);
+        let manifest = with_volumes("cache", volumes, &[mounting(shell("main", words), mounts)]);
+        api.create_instance(&api.create_workload(&manifest), "cache");
+        let kept = "busybox dd if=/dev/zero of=/srv/some bs=64k count=8; busybox sleep 600";
+        api.run(&pod("kept", &[shell("main", kept)]));
+        for (name, what) in [("layer", "its files and logs take"), ("cache", "volume \"cache\" takes")] {
+            let failed = wait_until(LONG, "its end", || match api.instance(name) {
+                Some(now) if now["status"] == "Failed" => Ok(now),
+                other => Err(format!("{other:?}")),
+            });
+            assert_eq!(failed["reason"], "OutOfDisk", "{failed}");
+            let message = text(&failed["message"]);
+            assert!(message.contains(what) && message.contains("1.0 MiB are allowed"), "{message}");
+        }
+        wait_until(LONG, "the disk in the metrics", || {
+            let top = lab.rikctl(&["top", "--containers"]).stdout;
+            let own = top.lines().find(|line| line.contains("kept")).unwrap_or_default();
+            // Half a mebibyte, and the directories.
+            let disk = own.trim_end().rsplit("  ").next().unwrap_or_default();
+            if disk.starts_with('5') && disk.ends_with("KiB") { Ok(()) } else { Err(top) }
+        });
+        assert_eq!(api.instance("kept").expect("it is there")["status"], "Running");
     });
 }

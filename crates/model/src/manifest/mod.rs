@@ -124,6 +124,10 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64)]
     pub volumes: Vec<Volume>,
+    /// Whether its containers see each other's processes, and may send them signals.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub share_process_namespace: bool,
     /// What happens when a container ends.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = "Never")]
@@ -338,6 +342,10 @@ pub struct ResourceList {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 4194304)]
     pub pids: Option<u32>,
+    /// Disk that a container takes with what it writes beside its volumes, and with its logs. Only a limit of a container;
+    /// 10Gi without it.
+    #[serde(default, rename = "ephemeral-storage", skip_serializing_if = "Option::is_none")]
+    pub ephemeral_storage: Option<Memory>,
 }
 
 /// A microVM.

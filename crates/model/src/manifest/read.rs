@@ -199,7 +199,6 @@ mod tests {
     fn rights_and_volumes_obey_their_rules() {
         let text = "kind: Pod\nname: a\nspec:\n  volumes:\n    - {name: v, emptyDir: {sizeLimit: 1Mi}}\n    - {name: v, hostPath: {path: /a/../b}}\n    - {name: w}\n  containers:\n    - name: a\n      image: a\n      volumeMounts: [{name: x, mountPath: /proc/x}, {name: v, mountPath: /d}, {name: w, mountPath: /d/}]\n      securityContext:\n        privileged: true\n        allowPrivilegeEscalation: true\n        runAsNonRoot: true\n        runAsUser: 0\n        capabilities: {add: [ALL]}\n";
         insta::assert_snapshot!(faults(text), @r#"
-        line 5: spec.volumes[0].emptyDir.sizeLimit: needs medium: Memory; the size of a directory on disk is not limited
         line 6: spec.volumes[1].hostPath.path: found "/a/../b"; a path starts with '/' and has no '..'
         line 6: spec.volumes[1].name: "v" is taken by another volume of this pod
         line 7: spec.volumes[2]: needs exactly one of emptyDir, hostPath, local, config and secret

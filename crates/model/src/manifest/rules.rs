@@ -6,7 +6,7 @@ use super::{
     ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
     health::{Hook, Probe, RestartPolicy},
     security::{Capability, SeccompProfile, SeccompSource},
-    volume::{EmptyDir, Volume, mount_path_fault},
+    volume::{Volume, mount_path_fault},
 };
 
 /// A broken rule: the path of the field and the sentence.
@@ -76,6 +76,11 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
         fault("spec.restartBackoff.initialSeconds".to_owned(), message);
     }
     check_resources(workload.spec.resources.as_ref(), "spec.resources", &mut fault);
+    let own = workload.spec.resources.as_ref().and_then(|own| own.limits);
+    if own.is_some_and(|own| own.ephemeral_storage.is_some()) {
+        let message = "is a limit of single containers".to_owned();
+        fault("spec.resources.limits.ephemeral-storage".to_owned(), message);
+    }
     let pod = workload.spec.security_context.as_ref();
     check_seccomp(pod.and_then(|pod| pod.seccomp_profile.as_ref()), "spec.securityContext", &mut fault);
     faults
@@ -152,12 +157,6 @@ fn check_volumes(volumes: &[Volume], fault: &mut impl FnMut(String, String)) {
             fault(
                 format!("{path}.name"),
                 format!("{:?} is taken by another volume of this pod", volume.name),
-            );
-        }
-        if let Some(EmptyDir { medium: None, size_limit: Some(_) }) = &volume.empty_dir {
-            fault(
-                format!("{path}.emptyDir.sizeLimit"),
-                "needs medium: Memory; the size of a directory on disk is not limited".to_owned(),
             );
         }
         let sorts = [

@@ -40,7 +40,8 @@ pub struct EmptyDir {
     /// Where its files are. Without it, on the node's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub medium: Option<Medium>,
-    /// How much it holds at most. Only with `medium: Memory`; without it, half of the node's memory.
+    /// How much it holds at most. In memory, nothing more can be written, and without it half of the node's memory; on disk,
+    /// containers that mount it are ended when it is more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_limit: Option<Memory>,
 }

@@ -106,7 +106,8 @@ fn of_pod(node: &str, pod: &PodMetrics, containers: bool) -> Vec<Row> {
         let memory = used.iter().map(|one| one.memory_bytes).sum();
         let cpu = cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu}m"));
         let mut cells = who;
-        cells.extend([node.to_owned(), cpu, bytes(memory)]);
+        let disk = used.iter().map(|one| one.disk_bytes).sum();
+        cells.extend([node.to_owned(), cpu, bytes(memory), bytes(disk)]);
         Row { name: pod.instance.clone(), cells, value }
     };
     if containers {
@@ -136,8 +137,8 @@ fn print(args: &TopArgs, rows: &[Row], terminal: &mut Terminal) -> Result<(), Fa
     }
     let mut table = Table::new(match (args.subject.noun, args.containers) {
         (Noun::Node, _) => vec!["NODE", "CPU", "CPU%", "MEMORY", "OF", "DISK", "OF"],
-        (_, true) => vec!["INSTANCE", "CONTAINER", "NODE", "CPU", "MEMORY"],
-        (_, false) => vec!["INSTANCE", "NODE", "CPU", "MEMORY", "RECEIVED", "SENT"],
+        (_, true) => vec!["INSTANCE", "CONTAINER", "NODE", "CPU", "MEMORY", "DISK"],
+        (_, false) => vec!["INSTANCE", "NODE", "CPU", "MEMORY", "DISK", "RECEIVED", "SENT"],
     });
     for row in rows {
         table.push(row.cells.clone());

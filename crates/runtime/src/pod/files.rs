@@ -49,6 +49,9 @@ pub struct ProcessFile {
     /// Whether its input ends with the first who attaches.
     #[serde(default)]
     pub stdin_once: bool,
+    /// Its control group, if its processes do not end with its first one.
+    #[serde(default)]
+    pub group: Option<PathBuf>,
 }
 
 /// How a container ended.

@@ -100,7 +100,8 @@ mod tests {
     use super::*;
 
     fn container(cpu: u64, memory: Option<u64>) -> ContainerSpec {
-        let limits = ResourceList { cpu: Some(Cpu(cpu)), memory: memory.map(Memory), pids: None };
+        let limits =
+            ResourceList { cpu: Some(Cpu(cpu)), memory: memory.map(Memory), ..ResourceList::default() };
         ContainerSpec {
             resources: Some(Resources { requests: None, limits: Some(limits) }),
             ..ContainerSpec::default()
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn pod_limit_of_its_own_wins_over_the_sum() {
-        let own = ResourceList { cpu: None, memory: Some(Memory(64 << 20)), pids: Some(20) };
+        let own = ResourceList { memory: Some(Memory(64 << 20)), pids: Some(20), ..ResourceList::default() };
         let spec = WorkloadSpec {
             containers: vec![container(500, Some(32 << 20))],
             resources: Some(Resources { requests: None, limits: Some(own) }),

@@ -22,6 +22,7 @@ pub mod attach;
 mod busy;
 pub mod cgroup;
 mod deleted;
+mod disk;
 mod ending;
 pub mod etc;
 pub mod exec;
@@ -74,6 +75,7 @@ use self::{
     busy::Busy,
     cgroup::{CgroupError, Cgroups},
     deleted::Deleted,
+    disk::Disk,
     ids::Ranges,
     link::{LinkError, ShimCommand, ShimLink},
     local::LocalVolumes,
@@ -193,6 +195,7 @@ struct Shared {
     allowed: Allowed,
     volumes: LocalVolumes,
     deleted: Deleted,
+    disk: Disk,
     /// Whether pods to come have user namespaces. Those that have one keep it.
     user_namespaces: bool,
     ids: Ranges,
@@ -324,7 +327,7 @@ impl Runtime for PodRuntime {
     }
 
     async fn end_container(&self, uid: &str, index: usize, why: &str) -> Result<(), RuntimeError> {
-        self.end_unhealthy(uid, index, why).await
+        self.end_condemned(uid, index, (Reason::Unhealthy, why)).await
     }
 
     async fn changed(&self, uid: &str) {
@@ -354,6 +357,7 @@ impl Runtime for PodRuntime {
         if mended.anything() {
             tracing::warn!(?mended, "another program had changed the pod network; it is restored");
         }
+        self.look_at_disk();
         let shared = Arc::clone(&self.shared);
         // What cannot be removed is told of there; it harms nobody.
         let _ = blocking(move || shared.deleted.clean_now_and_then()).await;

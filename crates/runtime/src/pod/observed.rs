@@ -177,7 +177,7 @@ fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool)
         _ => ContainerPhase::Running,
     };
     let running = phase == ContainerPhase::Running;
-    let unhealthy = runs.condemned.as_ref().map(|_| Reason::Unhealthy);
+    let condemned = runs.condemned.as_ref().map(|_| runs.condemned_for.unwrap_or(Reason::Unhealthy));
     ContainerStatus {
         phase,
         image_digest: record.image_digests.get(index).cloned().flatten(),
@@ -185,7 +185,7 @@ fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool)
         exit_code: exit.as_ref().and_then(ExitFile::shell_code),
         signal: exit.as_ref().and_then(|exit| exit.signal),
         reason: match exit {
-            Some(exit) => unhealthy.or_else(|| why(exit)),
+            Some(exit) => condemned.or_else(|| why(exit)),
             None if phase == ContainerPhase::Exited => Some(Reason::NodeRestarted),
             None => None,
         },
@@ -218,7 +218,7 @@ fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &
             let words = exit.and_then(|exit| exit.start_error.as_deref()).unwrap_or(CUT_OFF);
             format!("container {name:?} could not be started: {words}")
         }
-        Some(Reason::Unhealthy) => {
+        Some(Reason::Unhealthy | Reason::OutOfDisk) => {
             let runs = record.runs.get(index);
             let why = runs.and_then(|runs| runs.condemned.as_deref()).unwrap_or("its probe failed");
             format!("container {name:?} was ended because {why}")

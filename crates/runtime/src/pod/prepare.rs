@@ -181,8 +181,10 @@ impl PodRuntime {
         let (cgroups, uid, limits) =
             (self.shared.cgroups.clone(), spec.uid.clone(), Limits::of_pod(&spec.spec));
         let containers = spec.spec.all_containers();
-        let containers: Vec<Limits> =
-            containers.map(|own| Limits::of_container(own.resources.as_ref())).collect();
+        // The first process of those that share their processes has the group behind the last container's.
+        let keeper = spec.spec.share_process_namespace.then(Limits::default);
+        let containers = containers.map(|own| Limits::of_container(own.resources.as_ref()));
+        let containers: Vec<Limits> = containers.chain(keeper).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
             let _at_work = at_work;
@@ -221,6 +223,7 @@ impl PodRuntime {
         let setup = ContainerSetup {
             etc_dir: place.etc(),
             namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
+            pids: spec.spec.share_process_namespace.then(|| namespace::pid_path(&ns)),
             hostname: etc::hostname(&spec.id),
             machine: self.shared.machine.clone(),
             security: Security::of(&spec.spec, container),

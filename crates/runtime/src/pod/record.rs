@@ -7,6 +7,7 @@
 //!                         oci/               libcontainer's own state
 //!                         v/<name>, m/<name> its volumes; s/<index>.<number> a part of one, as a container sees it
 //!                         g/                 in memory: configs and secrets that it was given
+//!                         keeper.json        who its first process is, if its containers share them
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
 //!  <state-dir>/volumes/<name>/                volumes that outlive instances (`local`)
@@ -26,7 +27,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Kind, PastRun, StartTimes, WorkloadSpec, lifecycle::Facts};
+use model::{Kind, PastRun, Reason, StartTimes, WorkloadSpec, lifecycle::Facts};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
 use userns::IdRange;
@@ -60,8 +61,10 @@ pub struct Runs {
     pub begun: u32,
     /// Runs before the present one, in a row, that ended soon.
     pub quick_ends: u32,
-    /// Why the present run is being ended, if its probe failed.
+    /// Why the present run is being ended, if we end it before the others.
     pub condemned: Option<String>,
+    /// The code for that.
+    pub condemned_for: Option<Reason>,
     /// How the run before the present one ended.
     pub last: Option<PastRun>,
 }
@@ -276,6 +279,12 @@ impl PodPlace {
     #[must_use]
     pub fn oci(&self) -> PathBuf {
         self.dir.join("oci")
+    }
+
+    /// File that says who its first process is, if its containers share their processes.
+    #[must_use]
+    pub fn keeper(&self) -> PathBuf {
+        self.dir.join("keeper.json")
     }
 
     /// Directory of further programs in the containers.

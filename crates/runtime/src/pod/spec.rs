@@ -49,6 +49,8 @@ pub struct ContainerSetup {
     pub etc_dir: PathBuf,
     /// Files that hold the pod's namespaces: network, ipc, uts.
     pub namespaces: (PathBuf, PathBuf, PathBuf),
+    /// File that holds the pid namespace, if the pod's containers share one.
+    pub pids: Option<PathBuf>,
     /// Ids of the pod's user namespace, if it has one.
     pub ids: Option<IdRange>,
     /// Who runs it.
@@ -104,6 +106,10 @@ pub fn container_spec(
     let capabilities = capability_names(&setup.security);
     let open_files = OPEN_FILES.min(setup.machine.open_files_max);
     let (net, ipc, uts) = &setup.namespaces;
+    let pids = match &setup.pids {
+        Some(path) => json!({ "type": "pid", "path": path }),
+        None => json!({ "type": "pid" }),
+    };
     Ok(json!({
         "ociVersion": "1.2.0",
         "root": { "path": setup.rootfs, "readonly": setup.security.read_only_root },
@@ -125,7 +131,7 @@ pub fn container_spec(
         "mounts": mounts(&setup.etc_dir, &setup.volumes),
         "linux": {
             "namespaces": [
-                { "type": "pid" }, { "type": "mount" }, { "type": "cgroup" },
+                pids, { "type": "mount" }, { "type": "cgroup" },
                 { "type": "network", "path": net }, { "type": "ipc", "path": ipc }, { "type": "uts", "path": uts },
             ],
             "maskedPaths": masked_paths(setup.machine.processors),

@@ -14,6 +14,7 @@ use model::{
     ContainerPhase, ContainerSpec, ContainerStatus, PastRun, Reason,
     lifecycle::{Facts, Observed, containers},
 };
+use network::namespace;
 use tokio::time::Instant;
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
     record::{PodPlace, Record, Runs, Stage},
     shim::{
         log,
-        wire::{Answer, ContainerOrder, Request},
+        wire::{Answer, ContainerOrder, Request, SharedPids},
     },
 };
 use crate::RuntimeError;
@@ -119,7 +120,18 @@ impl PodRuntime {
             stop_signal: start.stop_signal,
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),
+            shared_pids: record.spec.spec.share_process_namespace.then(|| self.shared_pids(place, record)),
         })
+    }
+
+    fn shared_pids(&self, place: &PodPlace, record: &Record) -> SharedPids {
+        let keeper = record.spec.spec.all_containers().count();
+        SharedPids {
+            namespace: namespace::pid_path(&place.ns()),
+            keeper: place.keeper(),
+            user: record.ids.map(|_| namespace::user_path(&place.ns())),
+            groups: self.shared.cgroups.container(&record.spec.uid, keeper),
+        }
     }
 
     /// Takes away what an earlier run left, and gives the container a fresh root file system and control group.
@@ -173,8 +185,13 @@ impl PodRuntime {
         self.fetch(container, spec, &given, &|_| {}).await
     }
 
-    /// Ends one container because its probe failed: asks it, and kills it when its grace period is over.
-    pub(super) async fn end_unhealthy(&self, uid: &str, index: usize, why: &str) -> Result<(), RuntimeError> {
+    /// Ends one container for a reason of its own: asks it, and kills it when its grace period is over.
+    pub(super) async fn end_condemned(
+        &self,
+        uid: &str,
+        index: usize,
+        (reason, why): (Reason, &str),
+    ) -> Result<(), RuntimeError> {
         let at_work = self.shared.busy.work_on(uid).await;
         let place = self.place(uid)?;
         let super::record::Found::Record(mut record) = place.read() else { return Ok(()) };
@@ -182,6 +199,7 @@ impl PodRuntime {
             && record.stage == Stage::Started
         {
             runs.condemned = Some(why.to_owned());
+            runs.condemned_for = Some(reason);
             place.write(&record).map_err(|error| fault::record(uid, error))?;
         }
         drop(at_work);
@@ -208,7 +226,7 @@ fn mark(record: &mut Record, which: &[usize], seen: &[ContainerStatus]) -> Vec<u
             _ => continue,
         }
         runs.begun = runs.begun.saturating_add(1);
-        runs.condemned = None;
+        (runs.condemned, runs.condemned_for) = (None, None);
         due.push(*index);
     }
     due

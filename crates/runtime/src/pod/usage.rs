@@ -28,6 +28,8 @@ pub struct ContainerUsage {
     pub cpu_micros: u64,
     /// Memory in bytes, without what the kernel holds of files and could give back at once.
     pub memory_bytes: u64,
+    /// Bytes on disk of its writable layer and its logs, as seen last.
+    pub disk_bytes: u64,
 }
 
 impl PodRuntime {
@@ -43,7 +45,8 @@ impl PodRuntime {
         let containers = record.spec.spec.all_containers().enumerate().filter_map(|(index, container)| {
             let (cpu_micros, memory_bytes) =
                 (groups.cpu_micros(&uid, index)?, groups.memory_bytes(&uid, index)?);
-            Some(ContainerUsage { name: container.name.clone(), cpu_micros, memory_bytes })
+            let disk_bytes = self.shared.disk.of_container(&uid, index);
+            Some(ContainerUsage { name: container.name.clone(), cpu_micros, memory_bytes, disk_bytes })
         });
         let containers = containers.collect();
         let link = record.attachment.as_ref().map(|attachment| attachment.link.as_str());

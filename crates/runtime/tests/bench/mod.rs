@@ -113,6 +113,7 @@ impl Bench {
             let dir = pod.container(index);
             make_rootfs(&dir.join("rootfs"));
             let setup = ContainerSetup {
+                pids: None,
                 security: Security::of(&WorkloadSpec::default(), &ContainerSpec::default()),
                 volumes: Vec::new(),
                 rootfs: dir.join("rootfs"),
@@ -153,6 +154,7 @@ impl Bench {
                 stop_signal: 15,
                 groups: self.groups.container(&pod.uid, index),
                 memory_dir: self.groups.memory_dir(&pod.uid, index),
+                shared_pids: None,
             })
             .collect();
         Request::Start { pod: pod.uid.clone(), containers }

@@ -16,7 +16,12 @@ use model::{
 use runtime::Runtime;
 
 fn limits(memory: u64, pids: u32) -> Option<Resources> {
-    let limits = ResourceList { cpu: Some(Cpu(500)), memory: Some(Memory(memory)), pids: Some(pids) };
+    let limits = ResourceList {
+        cpu: Some(Cpu(500)),
+        memory: Some(Memory(memory)),
+        pids: Some(pids),
+        ..ResourceList::default()
+    };
     Some(Resources { requests: None, limits: Some(limits) })
 }
 
@@ -383,6 +388,41 @@ fn work_that_nobody_waits_for_any_more_leaves_nothing() {
             node.runtime.remove(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
             assert_eq!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Absent);
         }
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn containers_that_share_their_processes_see_each_other_and_outlive_each_other() {
+    let name = "lives::containers_that_share_their_processes_see_each_other_and_outlive_each_other";
+    in_namespaces(name, |node| async move {
+        // What it leaves in the background ends with it, although it is not the first process; what nobody waits for
+        // is reaped by the one that is.
+        let words =
+            "sh -c 'while :; do sleep 1; done; : leftover' & (sh -c 'exit 0' & exit 0); echo $$; sleep 1";
+        let brief = script("brief", words);
+        let words = "seen() { ps | grep 'left[o]ver'; }; \
+                     until seen >/dev/null; do :; done; echo seen; \
+                     while seen >/dev/null; do :; done; echo gone; \
+                     grep -h State /proc/[0-9]*/status; cat /proc/1/cmdline; echo; \
+                     cat /proc/1/maps >/dev/null || echo closed; ls /proc/1/fd || echo closed";
+        let watcher = script("watcher", words);
+        let mut spec = pod(vec![brief, watcher, script("idle", "exec sleep 600")]);
+        spec.spec.share_process_namespace = true;
+        node.run(&spec).await;
+        node.seen(&spec, |facts| facts.containers[1].phase == ContainerPhase::Exited).await;
+        let said = node.output(&spec, "watcher");
+        assert_eq!(said.iter().filter(|line| *line == "closed").count(), 2, "{said:?}");
+        for line in ["seen", "gone", "pod"] {
+            assert!(said.iter().any(|own| own.trim_matches('\0') == line), "{said:?}");
+        }
+        assert!(!said.iter().any(|line| line.contains("zombie") || line.contains("shim")), "{said:?}");
+        let brief = node.output(&spec, "brief");
+        assert_ne!(brief[0], "1", "{brief:?}");
+        // It is not the first process, so the signal ends it as it would anywhere.
+        node.runtime.stop(&spec.uid).await.unwrap();
+        let facts = node.ended(&spec).await;
+        assert_eq!(facts.containers[2].signal, Some(15), "{facts:?}");
         node.take_down().await;
     });
 }

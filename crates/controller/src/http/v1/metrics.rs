@@ -89,6 +89,8 @@ fn of_pods(page: &mut Text, node: &str, metrics: &NodeMetrics) {
             page.add(("rik_container_cpu_seconds_total", "counter", cpu), &labels, seconds);
             let memory = "Memory of the container, without files that the kernel could let go.";
             page.add(("rik_container_memory_bytes", "gauge", memory), &labels, container.memory_bytes);
+            let disk = "Disk that the container takes beside its volumes, its logs included.";
+            page.add(("rik_container_disk_bytes", "gauge", disk), &labels, container.disk_bytes);
         }
     }
 }

@@ -111,9 +111,10 @@ fn time_line(times: &StartTimes) -> String {
 fn next_command(instance: &Instance) -> Option<String> {
     let id = &instance.id;
     match (instance.status, instance.reason) {
-        (Status::Failed, Some(Reason::NonZeroExit | Reason::Signaled | Reason::OutOfMemory)) => {
-            Some(format!("rikctl logs {id}"))
-        }
+        (
+            Status::Failed,
+            Some(Reason::NonZeroExit | Reason::Signaled | Reason::OutOfMemory | Reason::OutOfDisk),
+        ) => Some(format!("rikctl logs {id}")),
         (Status::Pending, Some(Reason::Unplaceable)) => Some("rikctl get nodes -o wide".to_owned()),
         (_, Some(Reason::NodeLost)) => {
             instance.node.as_ref().map(|node| format!("rikctl describe node {node}"))

@@ -38,6 +38,7 @@ fn process(second: i64) -> Option<ProcessFile> {
         memory_dir: None,
         run: 0,
         stdin_once: false,
+        group: None,
     })
 }
 

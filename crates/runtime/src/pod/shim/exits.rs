@@ -110,6 +110,9 @@ impl Shim {
         for token in &live.tokens {
             self.sources.remove(token);
         }
+        if let Some(group) = &live.group {
+            process::kill_group(group);
+        }
         live.outputs.drain(&mut self.read_buffer, &mut self.batch);
         self.let_listeners_go(&mut live.outputs);
         remove_pipes(&live.dir);
@@ -175,6 +178,7 @@ impl Shim {
             handle,
             dir: dir.to_owned(),
             stop_signal: file.stop_signal,
+            group: file.group.clone(),
             memory_dir: file.memory_dir.clone(),
             outputs,
             tokens: vec![token],

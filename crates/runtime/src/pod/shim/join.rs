@@ -195,7 +195,7 @@ fn enter_namespaces(container: &OwnedFd) -> io::Result<()> {
 
 /// Becomes root of the user namespace that was entered: the machine's own root is nobody there, and what it makes, such as
 /// a terminal, would be nobody's.
-fn become_root() -> io::Result<()> {
+pub(super) fn become_root() -> io::Result<()> {
     // SAFETY: plain calls; this process has one thread.
     if unsafe { libc::setresgid(0, 0, 0) != 0 || libc::setresuid(0, 0, 0) != 0 } {
         return Err(io::Error::last_os_error());

@@ -206,6 +206,7 @@ fn create(
         memory_dir: order.memory_dir.clone(),
         run: order.run,
         stdin_once: order.stdin_once,
+        group: order.shared_pids.as_ref().and_then(|_| order.groups.dir()).map(Path::to_owned),
     };
     let started = write_whole(&order.dir.join(PROCESS_FILE), &process)
         .map_err(|error| format!("writing down its process: {error}"))

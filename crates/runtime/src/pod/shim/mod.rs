@@ -23,6 +23,7 @@ mod exec;
 pub mod executor;
 mod exits;
 mod join;
+mod keeper;
 pub mod launch;
 pub mod log;
 pub mod process;

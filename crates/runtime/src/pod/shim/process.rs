@@ -124,7 +124,10 @@ pub fn hears(pid: i32, signal: i32) -> bool {
 }
 
 fn heard_in(status: &str, signal: i32) -> bool {
-    if signal == libc::SIGKILL {
+    // The last of its numbers is that in its own namespace: another one's signals may do what they do by default.
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let first = numbers.is_none_or(|line| line.split_whitespace().last() == Some("1"));
+    if signal == libc::SIGKILL || !first {
         return true;
     }
     let bit = 1_u64 << (signal.clamp(1, 64) - 1);
@@ -226,5 +229,7 @@ mod tests {
         assert!(heard_in(status, libc::SIGPIPE));
         assert!(!heard_in(status, libc::SIGUSR1));
         assert!(heard_in("", libc::SIGKILL));
+        assert!(!heard_in("NSpid:\t812\t1\n", libc::SIGTERM));
+        assert!(heard_in("NSpid:\t812\t7\n", libc::SIGTERM));
     }
 }

@@ -68,6 +68,8 @@ pub(super) struct Live {
     pub(super) handle: OwnedFd,
     pub(super) dir: PathBuf,
     pub(super) stop_signal: i32,
+    /// Its control group, if its processes do not end with its first one.
+    pub(super) group: Option<PathBuf>,
     pub(super) memory_dir: Option<PathBuf>,
     pub(super) outputs: Outputs,
     pub(super) tokens: Vec<u64>,

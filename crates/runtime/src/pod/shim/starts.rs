@@ -23,6 +23,7 @@ use rustix::{
 
 use super::{
     attach::{Early, receive_terminal},
+    keeper,
     launch::{Report, STDIO, has_begun, launch, make_fifo, open_fifo},
     log::{LogWriter, Stream},
     process,
@@ -82,6 +83,9 @@ impl Shim {
         let key: Key = (pod.to_owned(), order.index);
         for name in STDIO {
             make_fifo(&order.dir.join(name))?;
+        }
+        if let Some(shared) = &order.shared_pids {
+            keeper::ensure(shared, &self.config.boot_id)?;
         }
         // Before there is anybody at the other ends.
         let outputs = open_outputs(&order.dir, &order.log, order.stdin_once);
@@ -152,6 +156,7 @@ impl Shim {
             handle,
             dir: launch.order.dir,
             stop_signal: launch.order.stop_signal,
+            group: process.group.clone(),
             memory_dir: launch.order.memory_dir,
             outputs: launch.outputs,
             tokens: Vec::new(),

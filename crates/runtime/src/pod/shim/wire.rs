@@ -124,6 +124,22 @@ pub struct ContainerOrder {
     pub groups: Groups,
     /// Directory of its memory group.
     pub memory_dir: Option<PathBuf>,
+    /// Where its processes are, if the pod's containers share them.
+    pub shared_pids: Option<SharedPids>,
+}
+
+/// What holds the processes of a pod whose containers share them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SharedPids {
+    /// File that the namespace is mounted on.
+    pub namespace: PathBuf,
+    /// File that says who the first process is.
+    pub keeper: PathBuf,
+    /// File of the pod's user namespace, if it has one.
+    pub user: Option<PathBuf>,
+    /// Control groups of the first process.
+    pub groups: Groups,
 }
 
 /// A further program in a running container.

@@ -30,6 +30,7 @@ fn machine() -> Machine {
 fn setup() -> ContainerSetup {
     let at = |name: &str| PathBuf::from("/state/pods/uid").join(name);
     ContainerSetup {
+        pids: None,
         security: Security::of(&model::WorkloadSpec::default(), &ContainerSpec::default()),
         volumes: Vec::new(),
         rootfs: at("c/0/rootfs"),
