@@ -59,6 +59,10 @@ pub(crate) fn run(args: &TopArgs, client: &Client, terminal: &mut Terminal) -> R
         let report = Report::new(format!("there is no measurement of {} {missing:?}", args.subject.noun));
         return Err(report.hint("rikctl ps; a new instance is measured within 15 seconds").into());
     }
+    if found.is_empty() {
+        terminal.note("nothing is measured yet; a new instance is within 15 seconds");
+        return Ok(());
+    }
     print(args, &found, terminal)
 }
 

@@ -109,6 +109,14 @@ impl Scheduler {
             }
         }
         self.tell_controller_about_nodes(now, out);
+        for (name, entry) in &self.nodes {
+            if let Some(metrics) = entry.session.as_ref().and_then(|session| session.metrics.clone()) {
+                self.to_controller(
+                    ToController::NodeHeard { name: name.clone(), metrics: Some(metrics) },
+                    out,
+                );
+            }
+        }
         self.welcome_nodes(out);
     }
 

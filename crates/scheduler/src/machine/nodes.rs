@@ -59,8 +59,14 @@ impl Scheduler {
         let entry = self.nodes.entry(hello.name.clone()).or_default();
         entry.heard = now;
         entry.told = None;
-        entry.session =
-            Some(Session { connection, hello, heard: now, welcome: false, listening: Vec::new() });
+        entry.session = Some(Session {
+            connection,
+            hello,
+            heard: now,
+            welcome: false,
+            listening: Vec::new(),
+            metrics: None,
+        });
         self.tell_controller_about_nodes(now, out);
         // A node that comes back before it was missed has its record already.
         self.welcome_nodes(out);
@@ -90,6 +96,7 @@ impl Scheduler {
             FromNode::Hello(_) => {}
             FromNode::Heartbeat(metrics) => {
                 if let (Some(metrics), Some(session)) = (&metrics, &mut entry.session) {
+                    session.metrics = Some(metrics.clone());
                     let listening = metrics.listening.iter().map(Port::from).collect();
                     if session.listening != listening {
                         session.listening = listening;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Node, Revision, Status};
+use model::{Node, NodeMetrics, Revision, Status};
 use placement::{Port, Room};
 use proto::{Epoch, link::Placed, node::Hello};
 
@@ -205,6 +205,8 @@ pub(crate) struct Session {
     pub(crate) welcome: bool,
     /// Ports that programs of its machine listen on, as last told.
     pub(crate) listening: Vec<Port>,
+    /// What it measured last: for a controller that comes later.
+    pub(crate) metrics: Option<NodeMetrics>,
 }
 
 /// The controller's connection.

@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use model::{
-    Kind, Node, NodeStatus, Revision, Status, WorkloadSpec,
+    Kind, Node, NodeMetrics, NodeStatus, Revision, Status, WorkloadSpec,
     manifest::read::{self, Strictness},
-    node::NodeFacts,
+    node::{ListeningPort, NodeFacts},
     quantity::{Cpu, Memory},
 };
-use proto::{Epoch, PROTOCOL, link::Placed, node::Assigned};
+use proto::{
+    Epoch, PROTOCOL,
+    link::Placed,
+    node::{Assigned, FromNode},
+};
 
 use super::*;
 
@@ -296,4 +300,62 @@ fn a_published_port_is_free_again_when_its_instance_has_ended() {
     let ended = publishing("one", 4, Some("n1"), Status::Terminated);
     let out = scene.controller(changes(4, vec![], vec![ended]));
     assert_eq!(plans(&out), [("two".to_owned(), "n1".to_owned())]);
+}
+
+/// An instance that waits, of this manifest's specification.
+fn waiting(id: &str, revision: u64, spec: &str) -> Placed {
+    let text = format!("kind: Pod\nname: {id}\nspec: {spec}");
+    let spec = read::workload(&text, Strictness::Strict).unwrap().spec;
+    Placed { spec, ..instance(id, revision, None, Status::Pending) }
+}
+
+#[test]
+fn a_controller_that_comes_later_hears_what_nodes_have_measured() {
+    let mut scene = Scene { scheduler: Scheduler::new(), now: Duration::ZERO };
+    scene.input(Input::NodeConnected(NODE, hello("n1")));
+    let measured = NodeMetrics { disks: Vec::new(), ..NodeMetrics::default() };
+    scene.input(Input::FromNode(NODE, FromNode::Heartbeat(Some(measured.clone()))));
+    scene.controller(FromController::Hello { protocol: PROTOCOL, cluster: "c".to_owned(), epoch: Epoch(1) });
+    let nodes = vec![record("n1")];
+    let out = scene.controller(FromController::Snapshot {
+        revision: Revision(1),
+        more: false,
+        nodes,
+        instances: Vec::new(),
+    });
+    let heard = out.iter().any(|output| match output {
+        Output::ToController(_, ToController::NodeHeard { name, metrics }) => {
+            name == "n1" && *metrics == Some(measured.clone())
+        }
+        _ => false,
+    });
+    assert!(heard, "{out:?}");
+}
+
+#[test]
+fn a_port_that_a_program_listens_on_is_waited_for() {
+    let (mut scene, _) = Scene::with(vec![record("n1")], vec![]);
+    scene.input(Input::NodeConnected(NODE, hello("n1")));
+    let taken = ListeningPort { protocol: model::Protocol::Tcp, port: 80, address: None };
+    let says = |listening: Vec<ListeningPort>| {
+        let metrics = NodeMetrics { listening, ..NodeMetrics::default() };
+        Input::FromNode(NODE, FromNode::Heartbeat(Some(metrics)))
+    };
+    scene.input(says(vec![taken]));
+    let web = waiting("web", 2, "{containers: [{name: a, image: a, ports: [{port: 80}]}]}");
+    assert!(plans(&scene.controller(changes(2, vec![], vec![web]))).is_empty());
+    assert!(plans(&scene.input(says(vec![taken]))).is_empty());
+    assert_eq!(plans(&scene.input(says(Vec::new()))), [("web".to_owned(), "n1".to_owned())]);
+}
+
+#[test]
+fn instances_of_one_volume_go_to_one_node_before_the_record_says_so() {
+    let (mut scene, _) = Scene::with(vec![record("n1"), record("n2")], vec![]);
+    scene.input(Input::NodeConnected(NODE, hello("n1")));
+    scene.input(Input::NodeConnected(Connection(3), hello("n2")));
+    let spec = "{containers: [{name: a, image: a}], volumes: [{name: v, local: {name: db}}]}";
+    let first = plans(&scene.controller(changes(2, vec![], vec![waiting("a", 2, spec)])));
+    let second = plans(&scene.controller(changes(3, vec![], vec![waiting("b", 3, spec)])));
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(first[0].1, second[0].1, "the less loaded node is the other one");
 }
