@@ -70,6 +70,8 @@ pub(crate) const TOKEN_BYTES_MAX: u64 = 256 << 10;
 pub(crate) const TOKEN_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long a token is believed if its issuer does not say: the token specification's value.
 pub(crate) const TOKEN_AGE_DEFAULT: Duration = Duration::from_secs(60);
+/// Files of logins in one directory.
+pub(crate) const LOGIN_FILES_MAX: usize = 256;
 /// Logins of registries in one file or secret: a few hundred bytes for each registry.
 pub(crate) const LOGINS_BYTES_MAX: u64 = MIB;
 /// Tokens kept: one for each registry and repository.

@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::limits::LOGINS_BYTES_MAX;
+use crate::limits::{LOGIN_FILES_MAX, LOGINS_BYTES_MAX};
 use crate::reference::check_registry;
 
 /// How docker calls its own registry in this file.
@@ -68,6 +68,12 @@ pub enum LoginError {
     #[error("{place} has more than {LOGINS_BYTES_MAX} bytes of logins")]
     TooLarge {
         /// Where it is.
+        place: String,
+    },
+    /// There are more files than anybody has.
+    #[error("{place} has more than {LOGIN_FILES_MAX} files of logins")]
+    TooMany {
+        /// Where they are.
         place: String,
     },
     /// It is something else.
@@ -134,11 +140,36 @@ impl Logins {
         Ok(Self { held })
     }
 
-    /// Reads a file of logins.
+    /// Reads a file of logins, or a directory of such files, each named `….json`: one for each team, say. Of several logins
+    /// for the same key, that of the file whose name comes first counts.
     ///
     /// # Errors
-    /// It cannot be read, or is not of that form.
+    /// One cannot be read, or is not of that form.
     pub fn read(path: &Path) -> Result<Self, LoginError> {
+        if !path.is_dir() {
+            return Self::read_file(path);
+        }
+        let failed = |source| LoginError::Read { path: path.to_owned(), source: Arc::new(source) };
+        let mut files = Vec::new();
+        for entry in path.read_dir().map_err(failed)? {
+            let file = entry.map_err(failed)?.path();
+            if file.extension().is_some_and(|extension| extension == "json") {
+                files.push(file);
+            }
+        }
+        if files.len() > LOGIN_FILES_MAX {
+            return Err(LoginError::TooMany { place: path.display().to_string() });
+        }
+        files.sort_unstable();
+        let mut all = Self::default();
+        for file in files {
+            all = all.then(Self::read_file(&file)?);
+        }
+        all.held.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
+        Ok(all)
+    }
+
+    fn read_file(path: &Path) -> Result<Self, LoginError> {
         let failed = |source| LoginError::Read { path: path.to_owned(), source: Arc::new(source) };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(failed)?;
@@ -243,5 +274,25 @@ mod tests {
             let fault = Logins::parse(text.as_bytes(), "the test").unwrap_err();
             assert!(!format!("{fault} {fault:?}").contains("canary"), "{fault:?}");
         }
+    }
+
+    #[test]
+    fn directory_of_logins_is_read_as_one_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, key: &str, user: &str| {
+            let text =
+                format!(r#"{{ "auths": {{ "{key}": {{ "username": "{user}", "password": "p" }} }} }}"#);
+            std::fs::write(dir.path().join(name), text).unwrap();
+        };
+        write("a.json", "reg.example", "a");
+        write("b.json", "reg.example", "b");
+        write("c.json", "reg.example/team", "c");
+        std::fs::write(dir.path().join("README"), "no logins").unwrap();
+        let own = Logins::read(dir.path()).unwrap();
+        let user = |repository| own.find("reg.example", repository).map(|login| login.user.as_str());
+        assert_eq!((user("other"), user("team/app")), (Some("a"), Some("c")));
+        std::fs::write(dir.path().join("torn.json"), "{").unwrap();
+        let fault = Logins::read(dir.path()).unwrap_err().to_string();
+        assert!(fault.contains("torn.json"), "{fault}");
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use e2e::lab::NODE;
 use e2e::manifest::{pod, shell};
 use e2e::terminal::Typed;
-use e2e::{SHORT, programs, story, wait_until};
+use e2e::{Lab, SHORT, programs, story, wait_until};
 use serde_json::Value;
 
 fn rikctl(arguments: &[&str]) -> Command {
@@ -49,7 +49,7 @@ fn image_runs_in_this_terminal_from_its_first_word_to_its_code() {
 }
 
 #[test]
-fn terminal_is_left_and_found_again_even_after_its_riklet() {
+fn terminal_is_left_and_found_again_even_after_an_upgrade() {
     story(|lab| {
         let api = lab.cluster();
         api.run(&shell_of("desk", "busybox sh -i", &["tty", "stdin"]));
@@ -60,7 +60,10 @@ fn terminal_is_left_and_found_again_even_after_its_riklet() {
         person.wait_for("detached");
         assert_eq!(person.code(), Some(0));
         lab.kill(NODE);
-        lab.start_node(NODE);
+        // The shim becomes another program, and keeps the terminal open.
+        let newer = Lab::root().join("riklet-of-another-build");
+        std::fs::copy(programs::built("riklet"), &newer).expect("there is room");
+        lab.start_node_as(NODE, &newer);
         wait_until(SHORT, "the node to answer", || {
             let said = lab.rikctl(&["exec", "desk", "--", "/bin/busybox", "true"]);
             if said.code == 0 { Ok(()) } else { Err(said.stderr) }

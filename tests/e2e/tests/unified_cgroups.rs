@@ -40,6 +40,7 @@ fn pods_of_a_machine_with_unified_control_groups_are_limited_adopted_and_removed
         limits_are_set_and_hold(lab, api);
         ends_are_told_apart(api);
         container_reaches_no_device_and_no_limit(lab, api);
+        programs_restarts_and_volumes_are_as_elsewhere(lab, api);
 
         for id in ["busy", "three", "hungry", "hungry-pod", "curious"] {
             api.delete_instance(id);
@@ -126,6 +127,36 @@ fn limits_are_set_and_hold(lab: &Lab, api: Api) {
             _ => Ok(()),
         }
     });
+}
+
+/// A container that ends and starts again beside one that goes on and sees its processes; data that outlives both; a
+/// program run inside, in the container's own group.
+fn programs_restarts_and_volumes_are_as_elsewhere(lab: &Lab, api: Api) {
+    let mut brief = shell("brief", "busybox cat /data/rows; echo row >> /data/rows; busybox sleep 1; exit 1");
+    brief["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data", "subPath": "deep/er" }]);
+    let mut manifest = pod("kept", &[shell("lasting", "exec busybox sleep 600"), brief]);
+    manifest["spec"]["restartPolicy"] = "OnFailure".into();
+    manifest["spec"]["shareProcessNamespace"] = true.into();
+    manifest["spec"]["volumes"] = json!([{ "name": "data", "local": { "name": "unified" } }]);
+    let running = api.run(&manifest);
+    let lasting = running["containers"].as_array().into_iter().flatten().find(|one| one["name"] == "lasting");
+    let first =
+        lasting.and_then(|one| one["pid"].as_u64()).and_then(|pid| u32::try_from(pid).ok()).expect("it runs");
+    wait_until(LONG, "a second run", || match api.instance("kept") {
+        Some(now) if now["restarts"].as_u64() >= Some(1) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let seen = lab.rikctl(&["exec", "kept", "-c", "lasting", "--", "/bin/busybox", "ps"]).good();
+    assert!(seen.lines().any(|line| line.ends_with(" pod")), "{seen}");
+    assert!(seen.contains("busybox sleep 600"), "{seen}");
+    let inside = ["exec", "kept", "-c", "lasting", "--", "/bin/busybox", "cat", "/proc/self/cgroup"];
+    assert_eq!(lab.rikctl(&inside).good(), "0::/\n", "the program is in the container's own group");
+    assert!(probe::is_alive(first), "the other container goes on");
+    let kept = data().join("node/volumes/unified/data/deep/er/rows");
+    assert!(fs::read_to_string(kept).expect("the volume has it").starts_with("row\n"));
+    api.delete_instance("kept");
+    api.wait_gone("kept");
+    assert!(lab.rikctl(&["volume", "rm", "unified"]).good().contains("removed"));
 }
 
 /// Too much memory for the container, too much for the pod, and an exit code.

@@ -78,7 +78,7 @@ fn thousand_short_lives_leave_nothing_behind_in_any_process() {
         // Buffers and pools grow to their size at first.
         live(4);
         let (before, files_before, mounts_before) = weigh(lab);
-        live(20);
+        live(16);
         // What is put off for a moment, such as closing a connection, may come.
         wait_until(LONG, "everything to be as it was", || {
             let (after, files_after, mounts_after) = weigh(lab);
