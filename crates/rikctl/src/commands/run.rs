@@ -1,10 +1,10 @@
 //! `rikctl run`: from an image to something that runs, in one line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clap::{ArgGroup, Args};
 use model::{
-    ContainerSpec, Instance, Status, WorkloadRecord,
+    ContainerSpec, Instance, WorkloadRecord,
     api::CreateInstances,
     manifest::read::{self, Strictness},
 };
@@ -29,6 +29,9 @@ use crate::{
 const MAX_STEM: usize = 40;
 /// Hexadecimal digits behind it, so that the same line can be run again.
 const SUFFIX: usize = 5;
+
+/// How long after its node the controller may learn of an instance's end.
+const END_IS_KNOWN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(
@@ -130,14 +133,12 @@ fn converse(
     terminal: &mut Terminal,
 ) -> Result<Option<Ended>, Failure> {
     let talked = attach(name, None, spec, spec.stdin, (client, terminal));
-    let ended = || -> Result<bool, Failure> {
-        let now = resolve::lookup::<Instance>(client, name)?;
-        Ok(now.is_some_and(|now| matches!(now.object.status, Status::Terminated | Status::Failed)))
-    };
-    match talked {
-        Ok(ended) => Ok(Some(ended)),
-        Err(Failure::Told(_)) if ended()? => Ok(None),
-        Err(failure) => Err(failure),
+    let Err(Failure::Told(report)) = talked else { return talked.map(Some) };
+    // Its node knows that it has ended, and the controller does a moment later.
+    let ids = [name.to_owned()];
+    match waiting::until(client, terminal, &ids, (Condition::Ended, END_IS_KNOWN)) {
+        Ok(()) => Ok(None),
+        Err(_goes_on) => Err(Failure::Told(report)),
     }
 }
 
