@@ -280,8 +280,8 @@ impl Cluster {
         .await
     }
 
-    /// Records that a node does not have a local volume any more, unless an instance there needs it by now. Whether it
-    /// was recorded.
+    /// Records that a node does not have a local volume any more, unless an instance there needs it by now. Whether
+    /// that was news.
     ///
     /// # Errors
     /// The store failed.
@@ -295,10 +295,8 @@ impl Cluster {
                 };
                 (state.nodes.get(name).cloned(), state.instances_on(name).any(uses))
             };
-            let Some(old) = old.filter(|old| old.object.volumes.contains(volume)) else { return Ok(false) };
-            if needed {
-                return Ok(true);
-            }
+            let known = old.filter(|old| !needed && old.object.volumes.contains(volume));
+            let Some(old) = known else { return Ok(false) };
             let mut node = old.object.clone();
             node.volumes.remove(volume);
             let txn = self.txn().replace(key::node(name), old.revision, to_json("a node", &node)?);

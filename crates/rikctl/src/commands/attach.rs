@@ -6,7 +6,6 @@ use model::{ContainerSpec, Instance, session::AttachRequest};
 use super::talk::{Ended, Ways, talk, wants_terminal};
 use crate::{
     client::{Client, segment},
-    exit::Exit,
     failure::Failure,
     noun::{Noun, bare},
     resolve,
@@ -37,11 +36,8 @@ pub(crate) fn run(args: &AttachArgs, client: &Client, terminal: &mut Terminal) -
         None => instance.spec.containers.first(),
     };
     let wanted = wanted.cloned().unwrap_or_default();
-    match attach(&instance.id, args.container.clone(), &wanted, !args.no_stdin, (client, terminal))? {
-        Ended::Exit(0) => Ok(()),
-        Ended::Exit(code) => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
-        Ended::Detached => Ok(()),
-    }
+    let container = args.container.clone();
+    attach(&instance.id, container, &wanted, !args.no_stdin, (client, terminal))?.outcome()
 }
 
 /// Attaches to a container that is told to be like `spec`, and says how that ended.

@@ -3,10 +3,9 @@
 use clap::Args;
 use model::{Instance, session::ExecRequest};
 
-use super::talk::{Ended, Ways, talk, wants_terminal};
+use super::talk::{Ways, talk, wants_terminal};
 use crate::{
     client::{Client, segment},
-    exit::Exit,
     failure::Failure,
     noun::{Noun, bare},
     resolve,
@@ -44,8 +43,5 @@ pub(crate) fn run(args: &ExecArgs, client: &Client, terminal: &mut Terminal) -> 
             terminal: size,
         })
     };
-    match talk(client, &path, ways, request, terminal)? {
-        Ended::Exit(0) | Ended::Detached => Ok(()),
-        Ended::Exit(code) => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
-    }
+    talk(client, &path, ways, request, terminal)?.outcome()
 }

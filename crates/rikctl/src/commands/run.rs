@@ -116,7 +116,7 @@ pub(crate) fn run(args: &RunArgs, client: &Arc<Client>, terminal: &mut Terminal)
     };
     let ended = match talked {
         Some(Ended::Detached) => return Ok(()),
-        Some(Ended::Exit(code)) => exit(code),
+        Some(ended) => ended.outcome(),
         None => follow(&name, started, client, terminal),
     };
     if args.rm {
@@ -142,13 +142,6 @@ fn converse(
     }
 }
 
-fn exit(code: i32) -> Result<(), Failure> {
-    match code {
-        0 => Ok(()),
-        code => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
-    }
-}
-
 /// Prints its log to the end. A program that failed at once has a log as well.
 fn follow(
     name: &str,
@@ -166,7 +159,7 @@ fn follow(
     // Its log ends a moment before its end is known here.
     let ids = [name.to_owned()];
     waiting::until(client, terminal, &ids, (Condition::Ended, waiting::SOON))?;
-    exit(now()?.and_then(|instance| instance.object.exit_code).unwrap_or(0))
+    Ended::Exit(now()?.and_then(|instance| instance.object.exit_code).unwrap_or(0)).outcome()
 }
 
 fn manifest(args: &RunArgs, name: &str, own: &ContainerSpec) -> Value {

@@ -13,6 +13,7 @@ use crate::{
         Client,
         session::{self, Local, Over},
     },
+    exit::Exit,
     failure::{Failure, Report},
     terminal::Terminal,
 };
@@ -39,6 +40,16 @@ pub(crate) enum Ended {
     Exit(i32),
     /// We left.
     Detached,
+}
+
+impl Ended {
+    /// The program's code as that of this command.
+    pub(crate) fn outcome(self) -> Result<(), Failure> {
+        match self {
+            Self::Exit(0) | Self::Detached => Ok(()),
+            Self::Exit(code) => Err(Failure::Already(Exit::Program(u8::try_from(code).unwrap_or(u8::MAX)))),
+        }
+    }
 }
 
 /// Whether the program can have this terminal, if it is wanted.

@@ -10,15 +10,12 @@ use http::StatusCode;
 use model::api::{Page, VolumeView};
 use proto::relay::StreamRequest;
 
-use crate::{
-    cluster::ClusterError,
-    http::{
-        body::{Name, Params},
-        page::PageParams,
-        problem::{Code, Refusal},
-        relay,
-        routes::Api,
-    },
+use crate::http::{
+    body::{Name, Params},
+    page::PageParams,
+    problem::{Code, Refusal},
+    relay,
+    routes::Api,
 };
 
 /// How long a node may take to remove what is in a volume.
@@ -47,9 +44,6 @@ pub(super) async fn remove_volume(
     Path((name, volume)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let cluster = api.cluster();
-    if cluster.node(&name).is_none() {
-        return Err(ClusterError::NodeNotFound { name }.into());
-    }
     let request = StreamRequest::RemoveVolume { name: volume.clone() };
     let stream = cluster.open_stream(&name, request).await?;
     let removed = relay::gather_within(stream, &name, REMOVAL).await;

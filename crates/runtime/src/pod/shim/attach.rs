@@ -48,7 +48,7 @@ const MAX_BEHIND_BYTES: usize = 4 << 20;
 /// Most of a container's first words that are kept for its owner; it is not read on before he is there.
 const EARLY_BYTES: usize = 64 << 10;
 /// How long a container waits for its owner.
-const OWNER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const OWNER_WITHIN: Duration = Duration::from_secs(10);
 /// Most who are attached to one container.
 const MAX_ATTACHED: usize = 16;
 /// Bytes before each piece: channel and length.
@@ -68,19 +68,6 @@ pub(super) struct Attached {
     left: bool,
 }
 
-/// The first words of a container that waits for its owner.
-#[derive(Debug)]
-pub(super) struct Early {
-    words: VecDeque<u8>,
-    pub(super) until: Instant,
-}
-
-impl Early {
-    pub(super) fn new() -> Self {
-        Self { words: VecDeque::new(), until: Instant::now() + OWNER_WITHIN }
-    }
-}
-
 /// A terminal that stays open over an upgrade: its number in this process.
 #[derive(Debug, Serialize, Deserialize)]
 struct TerminalFile {
@@ -98,7 +85,7 @@ impl Outputs {
         let Ok(length) = u32::try_from(bytes.len()) else { return };
         let pieces = [&[channel][..], &length.to_be_bytes(), bytes];
         if let Some(early) = &mut self.early {
-            pieces.iter().for_each(|piece| early.words.extend(*piece));
+            pieces.iter().for_each(|piece| early.extend(*piece));
         }
         for one in &mut self.attached {
             pieces.iter().for_each(|piece| one.unsent.extend(*piece));
@@ -110,7 +97,7 @@ impl Outputs {
 
     /// Whether it may be read: nobody who owns it is behind.
     fn may_be_read(&self) -> bool {
-        let early = self.early.as_ref().is_none_or(|early| early.words.len() < EARLY_BYTES);
+        let early = self.early.as_ref().is_none_or(|early| early.len() < EARLY_BYTES);
         early && !self.attached.iter().any(|one| one.owner && !one.unsent.is_empty())
     }
 }
@@ -136,25 +123,20 @@ impl Shim {
     pub(super) fn attach(&mut self, pod: &str, index: u32, dir: &Path) -> Answer {
         let refused = |why: &str| Answer::Refused { why: why.to_owned() };
         let key: Key = (pod.to_owned(), index);
-        let token = self.token(Source::Attached(key.clone()));
-        let Some(live) = self.live.get_mut(&key) else {
-            self.sources.remove(&token);
-            return refused("the container does not run");
-        };
+        let Some(live) = self.live.get(&key) else { return refused("the container does not run") };
         if live.outputs.attached.len() >= MAX_ATTACHED {
-            self.sources.remove(&token);
             return refused("too many are attached to the container already");
         }
         let socket = match call(dir, live.outputs.terminal()) {
             Ok(socket) => socket,
-            Err(error) => {
-                self.sources.remove(&token);
-                return Answer::Refused { why: error.to_string() };
-            }
+            Err(error) => return Answer::Refused { why: error.to_string() },
         };
+        let token = self.token(Source::Attached(key.clone()));
+        self.expecting.remove(&key);
+        let Some(live) = self.live.get_mut(&key) else { return refused("the container does not run") };
         let early = live.outputs.early.take();
         let owner = early.is_some();
-        let unsent = early.map(|early| early.words).unwrap_or_default();
+        let unsent = early.unwrap_or_default();
         let mut one = Attached { socket, token, unsent, owner, left: false };
         let watched = watch(&self.epoll, &one.socket, token);
         one.left = watched.is_err() || !one.flush();
@@ -209,10 +191,9 @@ impl Shim {
     /// Goes on without owners who did not come.
     pub(super) fn end_early(&mut self) {
         let now = Instant::now();
-        let late = |live: &Live| live.outputs.early.as_ref().is_some_and(|early| early.until <= now);
-        let late: Vec<Key> =
-            self.live.iter().filter(|(_, live)| late(live)).map(|(key, _)| key.clone()).collect();
-        for key in late {
+        let late = self.expecting.iter().filter(|(_, until)| **until <= now).map(|(key, _)| key.clone());
+        for key in late.collect::<Vec<Key>>() {
+            self.expecting.remove(&key);
             if let Some(live) = self.live.get_mut(&key) {
                 live.outputs.early = None;
             }

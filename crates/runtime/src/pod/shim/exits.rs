@@ -106,6 +106,7 @@ impl Shim {
 
     fn ended(&mut self, key: &Key, mut exit: ExitFile) {
         self.fading.remove(key);
+        self.expecting.remove(key);
         let Some(mut live) = self.live.remove(key) else { return };
         for token in &live.tokens {
             self.sources.remove(token);

@@ -28,7 +28,7 @@ use rustix::{
 };
 
 use super::{
-    attach::{Attached, Early},
+    attach::Attached,
     callers::Caller,
     exec::Exec,
     launch::{LaunchConfig, ReportBuffer},
@@ -88,7 +88,7 @@ pub(super) struct Outputs {
     pub(super) input: Option<File>,
     pub(super) attached: Vec<Attached>,
     /// What it said before its owner was there.
-    pub(super) early: Option<Early>,
+    pub(super) early: Option<VecDeque<u8>>,
     /// Whether it is not read, because its owner is behind.
     pub(super) paused: bool,
     /// What it is waited for by.
@@ -138,6 +138,8 @@ pub(super) struct Shim {
     /// Containers that have ended in a way not known yet, and until when it is waited for.
     pub(super) fading: BTreeMap<Key, Instant>,
     pub(super) execs: BTreeMap<String, Exec>,
+    /// Containers that wait for their owner, and until when.
+    pub(super) expecting: BTreeMap<Key, Instant>,
     /// Who still has to hear the last words of containers that have ended.
     pub(super) leaving: BTreeMap<u64, Attached>,
     pub(super) read_buffer: Vec<u8>,
@@ -168,6 +170,7 @@ impl Shim {
             starts: BTreeMap::new(),
             fading: BTreeMap::new(),
             execs: BTreeMap::new(),
+            expecting: BTreeMap::new(),
             leaving: BTreeMap::new(),
             read_buffer: vec![0; READ_BYTES],
             batch: Vec::new(),
@@ -251,7 +254,7 @@ impl Shim {
             .values()
             .map(|launch| launch.deadline)
             .chain(self.fading.values().copied())
-            .chain(self.live.values().filter_map(|live| live.outputs.early.as_ref()).map(|early| early.until))
+            .chain(self.expecting.values().copied())
             .min()?;
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(left).ok()

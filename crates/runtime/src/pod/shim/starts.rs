@@ -9,6 +9,7 @@
 //! `exit.json` is refused. A start goes on if its asker goes away, and the files tell how it ended.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
     path::Path,
@@ -22,7 +23,7 @@ use rustix::{
 };
 
 use super::{
-    attach::{Early, receive_terminal},
+    attach::{OWNER_WITHIN, receive_terminal},
     keeper,
     launch::{Report, STDIO, has_begun, launch, make_fifo, open_fifo},
     log::{LogWriter, Stream},
@@ -147,7 +148,10 @@ impl Shim {
         if let Some(terminal) = terminal {
             launch.outputs.be_terminal(terminal);
         }
-        launch.outputs.early = launch.order.stdin_once.then(Early::new);
+        if launch.order.stdin_once {
+            launch.outputs.early = Some(VecDeque::new());
+            self.expecting.insert(key.clone(), Instant::now() + OWNER_WITHIN);
+        }
         self.sources.remove(&launch.token);
         let mut live = Live {
             pid: process.pid,
