@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::{BLOB_BYTES_MAX, CONFIG_BYTES_MAX, LAYERS_MAX, MANIFEST_BYTES_MAX, UNPACKED_BYTES_MAX};
 use crate::{Digest, archive};
@@ -316,7 +316,8 @@ pub(crate) fn select(entries: &[Descriptor]) -> Result<&Descriptor, DocumentErro
 }
 
 /// What an image says about running it. All of it is data: nothing here names anything on the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct ImageConfig {
     /// What a container starts.

@@ -20,6 +20,7 @@ mod cleaning;
 mod config;
 mod digest;
 mod document;
+mod download;
 mod flight;
 mod image;
 mod index;
@@ -41,6 +42,9 @@ pub use cleaning::Cleaned;
 pub use config::{ConfigError, RegistryConfig};
 pub use digest::{Digest, DigestError};
 pub use document::{DocumentError, ImageConfig};
+pub use download::{
+    Allowlist, DownloadError, DownloadFault, Downloaded, Validators, download, shown as shown_url,
+};
 pub use image::{Image, ImageSummary, LoadError, Progress, PullError, RemoveError, StoreError};
 pub use login::{LoginError, Logins};
 pub use pull::Wish;
@@ -48,4 +52,4 @@ pub use reference::{Reference, ReferenceError, ReferenceFault};
 pub use registry::RegistryError;
 pub use snapshot::{SnapshotError, Users, check_rootfs};
 pub use store::ImageStore;
-pub use unpack::{NameFault, UnpackError};
+pub use unpack::{NameFault, UnpackError, unpack_archive};

@@ -22,7 +22,6 @@ use crate::limits::{
 use crate::pull::{LayerFault, unpack_layer};
 use crate::spool::Spool;
 use crate::store::{Arrival, ImageStore, Inner};
-use crate::unpack::Promise;
 use crate::{Digest, Reference};
 
 /// Annotations that name an image, the more complete first.
@@ -228,7 +227,7 @@ fn keep(store: &Arc<Inner>, spool: &Spool, found: Found) -> Result<Arc<Image>, L
 
 fn unpack_found(store: &Inner, spool: &Spool, layer: &FoundLayer, diff_id: Digest) -> Result<u64, LoadError> {
     let content = spool.open(&layer.name)?;
-    unpack_layer(store, content, Promise { carried: layer.carried, diff_id }).map_err(|fault| match fault {
+    unpack_layer(store, content, layer.carried, diff_id).map_err(|fault| match fault {
         LayerFault::Unpack(source) => LoadError::Layer { name: layer.name.clone(), source },
         LayerFault::Store(source) => LoadError::Store { source },
         LayerFault::Registry(fault) => LoadError::Store { source: StoreError::Registry(fault) },

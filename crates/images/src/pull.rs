@@ -325,10 +325,12 @@ async fn fly(
 ) -> Result<u64, LayerFault> {
     let _slot = store.layer_slots.acquire().await.map_err(|_| LayerFault::Store(StoreError::BrokenOff))?;
     let (feed, chunks) = mpsc::channel(CHUNKS_QUEUED);
-    let promise = Promise { carried: Some((layer.wanted.digest, layer.wanted.size)), diff_id: layer.diff_id };
+    let carried = Some((layer.wanted.digest, layer.wanted.size));
     let unpacking = {
         let store = Arc::clone(&store);
-        tokio::task::spawn_blocking(move || unpack_layer(&store, ChunkReader::new(chunks), promise))
+        tokio::task::spawn_blocking(move || {
+            unpack_layer(&store, ChunkReader::new(chunks), carried, layer.diff_id)
+        })
     };
     let mut outlet = Outlet::new(feed, seen);
     let streamed = store.registry.stream(&repository, &layer.wanted, &mut outlet).await;
@@ -342,11 +344,17 @@ async fn fly(
 }
 
 /// Unpacks and verifies a layer and moves it into place. Blocks.
-pub(crate) fn unpack_layer(store: &Inner, source: impl Read, promise: Promise) -> Result<u64, LayerFault> {
+pub(crate) fn unpack_layer(
+    store: &Inner,
+    source: impl Read,
+    carried: Option<(Digest, u64)>,
+    diff_id: Digest,
+) -> Result<u64, LayerFault> {
+    let promise = Promise { carried, diff_id: Some(diff_id) };
     let temporary = || StoreError::io("use", store.root.join("tmp"));
     let stage = store.stage().map_err(temporary()).map_err(LayerFault::Store)?;
     let bytes = unpack(source, promise, &stage.tree(), &stage.join("bin")).map_err(LayerFault::Unpack)?;
-    store.adopt_layer(&stage, promise.diff_id, bytes).map_err(LayerFault::Store)?;
+    store.adopt_layer(&stage, diff_id, bytes).map_err(LayerFault::Store)?;
     Ok(bytes)
 }
 

@@ -30,6 +30,8 @@ pub enum Reason {
     Signaled,
     /// A container used more memory than it may.
     OutOfMemory,
+    /// A microVM ended otherwise than by the end of its program: its kernel or its VMM did.
+    MicrovmFailed,
     /// A container took more of the disk than it may.
     OutOfDisk,
     /// A container keeps ending, and is started again after a pause that grows.

@@ -8,7 +8,7 @@ use std::{
 use model::PortSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::{Owner, book::some_address, firewall::Publish, namespace};
+use crate::{Owner, TapOwner, book::some_address, firewall::Publish, namespace};
 
 /// What a pod asks for.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct AttachRequest {
     pub ns_dir: PathBuf,
     /// Whether the namespaces were just made, by [`namespace::make`]; otherwise they are made, without a user namespace.
     pub has_namespaces: bool,
+    /// Who holds the TAP device, if it is a microVM that has the address.
+    pub tap: Option<TapOwner>,
     /// Ports to publish on the node.
     pub publish: Vec<PortSpec>,
 }

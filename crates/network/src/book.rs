@@ -189,6 +189,7 @@ mod tests {
             hostname: owner.to_owned(),
             ns_dir: "/nowhere".into(),
             has_namespaces: false,
+            tap: None,
             publish: ports.to_vec(),
         }
     }

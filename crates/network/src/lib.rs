@@ -4,16 +4,14 @@
 //!  Network (network) ── attach, detach, ensure, reconcile, teardown
 //!   ├─ book ── pool ── subnet          pure: who has which address and port
 //!   ├─ firewall                        state → rules → one atomic restore
-//!   ├─ wiring ── namespace, link       one pod: namespaces, veth, address, route
+//!   ├─ wiring ── namespace, link, tap  one pod: namespaces, veth, address, route; a microVM's device
 //!   └─ node ── bridge, sysctl, ledger  once for all pods
 //! ```
 //!
 //! *Guarantees.* Whatever this crate makes carries a mark: links an alias, rules a comment, `rik:<uid>`. Nothing
 //! without one is changed or removed. What it made it finds again after a restart, and removes to the last trace.
 //!
-//! *Not here.* Names (DNS), IPv6, networks that span nodes, TAP devices of microVMs.
-
-#![forbid(unsafe_code)]
+//! *Not here.* Names (DNS), IPv6, networks that span nodes.
 
 mod attachment;
 mod book;
@@ -32,10 +30,11 @@ mod ports;
 mod route;
 mod subnet;
 mod sysctl;
+mod tap;
 mod wiring;
 
 pub use attachment::{AttachRequest, Attachment};
-pub use bridge::BridgeError;
+pub use bridge::{BridgeError, hardware_address};
 pub use error::{AttachError, DetachError, NetworkError};
 pub use firewall::{Backend, Destination, Publish};
 pub use ledger::LedgerError;
@@ -47,4 +46,5 @@ pub use pool::{AddressError, AddressPool};
 pub use ports::{ListenersError, listener_on, listening};
 pub use subnet::{Subnet, SubnetError, UnfitForPods};
 pub use sysctl::SysctlError;
+pub use tap::{TAP_LINK, TapOwner};
 pub use wiring::WiringError;

@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -202,6 +203,13 @@ impl Network {
         self.shared.mtu
     }
 
+    /// What every pod of the node shares: the gateway, the length of the subnet's prefix, the largest packet.
+    #[must_use]
+    pub fn surroundings(&self) -> (Ipv4Addr, u8, u32) {
+        let subnet = self.shared.config.subnet;
+        (subnet.gateway(), subnet.prefix(), self.shared.mtu)
+    }
+
     /// How often the rules were applied or looked at: what benchmarks and tests count.
     pub async fn firewall_runs(&self) -> u64 {
         self.shared.firewall.runs().await
@@ -341,6 +349,7 @@ impl Shared {
             hostname: request.hostname.clone(),
             ns_dir: request.ns_dir.clone(),
             has_namespaces: request.has_namespaces,
+            tap: request.tap,
             bridge: self.bridge.load(Ordering::Relaxed),
             address: grant.address,
             prefix: self.config.subnet.prefix(),

@@ -26,20 +26,21 @@ use rtnetlink::{Handle, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth
 use tokio::sync::oneshot;
 
 use crate::{
-    Owner,
+    Owner, TapOwner,
     bridge::hardware_address,
     link,
     namespace::{self, NamespaceError},
     netlink::{self, Doing, NetlinkError},
     owner::LINK_NAME_ATTEMPTS,
     sysctl::{self, SysctlError},
+    tap,
 };
 
 /// Index of `lo` in every new network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
 /// Name of the pod's end.
-const POD_LINK: &str = "eth0";
+pub(crate) const POD_LINK: &str = "eth0";
 
 /// Stack of the thread: it calls the kernel and little else.
 const STACK_BYTES: usize = 512 << 10;
@@ -51,6 +52,7 @@ pub(crate) struct WiringSpec {
     pub(crate) hostname: String,
     pub(crate) ns_dir: PathBuf,
     pub(crate) has_namespaces: bool,
+    pub(crate) tap: Option<TapOwner>,
     pub(crate) bridge: u32,
     pub(crate) address: Ipv4Addr,
     pub(crate) prefix: u8,
@@ -87,6 +89,13 @@ pub enum WiringError {
     NamesTaken {
         /// The names.
         names: Vec<String>,
+    },
+    /// The device of a microVM.
+    #[error("make the microVM's TAP device; it needs /dev/net/tun (modprobe tun)")]
+    Tap {
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// Kernel settings of the pod.
     #[error("prepare the pod's kernel settings")]
@@ -164,6 +173,10 @@ async fn wire_with(node: &Handle, spec: &WiringSpec) -> Result<String, WiringErr
         .into();
     let pod = netlink::connect()?;
     let name = create_link(node, spec, &here).await?;
+    if let Some(owner) = spec.tap {
+        tap::create(owner).map_err(|source| WiringError::Tap { source })?;
+        tap::set_router()?;
+    }
     let (marked, configured) = tokio::join!(mark_host_end(node, spec, &name), configure_pod_end(&pod, spec));
     marked?;
     configured?;
@@ -234,6 +247,9 @@ async fn mark_host_end(node: &Handle, spec: &WiringSpec, name: &str) -> Result<(
 async fn configure_pod_end(pod: &Handle, spec: &WiringSpec) -> Result<(), NetlinkError> {
     let loopback = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
     netlink::change(pod, loopback).await.doing(|| "bring up lo".to_owned())?;
+    if spec.tap.is_some() {
+        return tap::configure(pod, spec).await;
+    }
     // Not in the message that creates the pair: an end cannot come up before it has a peer.
     let eth0 = LinkUnspec::new_with_name(POD_LINK).up().build();
     netlink::change(pod, eth0).await.doing(|| format!("bring up {POD_LINK}"))?;

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
 
 use anyhow::Context;
 use riklet::start::Volumes;
-use runtime::pod::{RegistryConfig, link::ShimCommand};
+use runtime::{
+    microvm::MicrovmConfig,
+    pod::{RegistryConfig, link::ShimCommand},
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,13 @@ pub(crate) fn enter(layout: &Layout, name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("there is no node {name:?} here; start it with `rik up --nodes`"))?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("could not enter the network of node {name:?}"))
+}
+
+/// What the environment says about microVMs. Root file systems may come from this machine: whoever starts a cluster for
+/// himself serves them there.
+pub(crate) fn microvms() -> anyhow::Result<MicrovmConfig> {
+    let given = riklet::config::microvms_of_environment()?;
+    Ok(MicrovmConfig { allowed: given.allowed.with_loopback(), ..given })
 }
 
 /// Runs its riklet until a signal, or, if it is `tied`, until the other end of standard input is closed.
@@ -40,6 +50,7 @@ pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Resu
         keep_logs: runtime::pod::KEEP_LOGS,
         registries: RegistryConfig::default(),
         shim: ShimCommand::default(),
+        microvms: microvms()?,
     };
     riklet::start::run(config, shutdown).await
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::layout::Layout;
+use crate::{layout::Layout, node::microvms};
 
 /// Bridge that the nodes of a cluster of several hang on.
 const BRIDGE: &str = "rik-nodes";
@@ -95,6 +95,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             keep_logs: runtime::pod::KEEP_LOGS,
             registries,
             shim: ShimCommand::default(),
+            microvms: microvms()?,
         };
         let token = shutdown.clone();
         parts.spawn(async move { riklet::start::run(config, token).await });
@@ -210,6 +211,7 @@ async fn start_node(layout: &Layout, wires: &Network, name: &str) -> anyhow::Res
         hostname: name.to_owned(),
         ns_dir: layout.namespaces(name),
         has_namespaces: false,
+        tap: None,
         publish: Vec::new(),
     };
     wires.attach(request).await.with_context(|| format!("could not give node {name} a network"))?;

@@ -74,7 +74,7 @@ impl Listed for WorkloadRecord {
     fn more(&self, now: Timestamp) -> Vec<String> {
         let spec = &self.manifest.spec;
         let images = spec.containers.iter().map(|container| container.image.as_str());
-        let rootfs = spec.function.iter().map(|function| function.execution.rootfs.as_str());
+        let rootfs = spec.function.iter().filter_map(|own| Some(own.execution.as_ref()?.rootfs.as_str()));
         let images = images.chain(rootfs).collect::<Vec<_>>().join(",");
         vec![self.manifest.replicas.to_string(), images, since(now, self.created_at)]
     }

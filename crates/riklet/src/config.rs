@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use runtime::pod::{Allowed, RegistryConfig};
+use runtime::{
+    microvm::{AcceleratorWish, MicrovmConfig},
+    pod::{Allowed, RegistryConfig},
+};
 use serde::{Deserialize, Serialize};
 
 /// Where the file is, unless another is given.
@@ -159,6 +162,24 @@ pub fn allowed_of_environment() -> anyhow::Result<Allowed> {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
         seccomp_unconfined: text("RIKLET_SECCOMP_UNCONFINED") == "true",
+    })
+}
+
+/// What the operator says about microVMs, for programs that have no flags for it.
+///
+/// # Errors
+/// A value is not understood.
+pub fn microvms_of_environment() -> anyhow::Result<MicrovmConfig> {
+    let text = |name| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
+    let unfit = |name: &'static str| move |why: String| anyhow::anyhow!("{name}: {why}");
+    let accelerator = match text("RIKLET_VM_ACCELERATOR").as_str() {
+        "" => AcceleratorWish::Auto,
+        other => other.parse().map_err(unfit("RIKLET_VM_ACCELERATOR"))?,
+    };
+    Ok(MicrovmConfig {
+        kernel: Some(PathBuf::from(text("KERNEL_LOCATION"))).filter(|path| !path.as_os_str().is_empty()),
+        accelerator,
+        allowed: text("RIKLET_ROOTFS_ALLOW").parse().map_err(unfit("RIKLET_ROOTFS_ALLOW"))?,
     })
 }
 

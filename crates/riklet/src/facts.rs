@@ -13,9 +13,14 @@ const MAX_INSTANCES: u32 = 250;
 /// Memory that is left to the machine itself: a sixteenth, but no less than this.
 const LEAST_RESERVE: u64 = 128 << 20;
 
-/// Reads what the machine is. Whether it can give pods user namespaces was found out before.
+/// Reads what the machine is. Whether it can give pods user namespaces, and what its microVMs run with, was found out
+/// before.
 #[must_use]
-pub fn read(labels: &BTreeMap<String, String>, user_namespaces: Result<(), String>) -> NodeFacts {
+pub fn read(
+    labels: &BTreeMap<String, String>,
+    user_namespaces: Result<(), String>,
+    microvms: Result<String, String>,
+) -> NodeFacts {
     let total = memory_field("MemTotal:");
     let reserve = (total / 16).max(LEAST_RESERVE);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
@@ -29,7 +34,8 @@ pub fn read(labels: &BTreeMap<String, String>, user_namespaces: Result<(), Strin
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cgroups: cgroup_layout().to_owned(),
         user_namespaces: user_namespaces.map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned()),
-        kinds: vec![Kind::Pod],
+        kinds: if microvms.is_ok() { Kind::ALL.to_vec() } else { vec![Kind::Pod] },
+        microvms: microvms.unwrap_or_else(|why| format!("no: {why}")),
         labels: all,
         cpu: Cpu(cores * 1000),
         memory: Memory(total.saturating_sub(reserve)),
@@ -150,7 +156,7 @@ mod tests {
 
     #[test]
     fn facts_say_what_the_machine_has() {
-        let facts = read(&BTreeMap::new(), Ok(()));
+        let facts = read(&BTreeMap::new(), Ok(()), Err("no kernel".to_owned()));
         assert!(facts.cpu.0 >= 1000 && facts.memory.0 > 0, "{facts:?}");
         assert!(["v1", "hybrid", "v2"].contains(&facts.cgroups.as_str()));
     }

@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use riklet::{config, facts, start};
-use runtime::pod::{Allowed, KEEP_LOGS, link::ShimCommand};
+use runtime::{
+    microvm::{AcceleratorWish, Allowlist, MicrovmConfig},
+    pod::{Allowed, KEEP_LOGS, link::ShimCommand},
+};
 
 /// Scheduler that is dialled unless another is given.
 const DEFAULT_MASTER: &str = "http://127.0.0.1:4995";
@@ -50,9 +53,15 @@ struct Run {
     /// Say more; twice says everything
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-    /// Kernel of Functions; kept for them
-    #[arg(long, env = "KERNEL_LOCATION", default_value = "vmlinux.bin")]
-    kernel_path: PathBuf,
+    /// Kernel that microVMs boot; the newest of the machine if absent
+    #[arg(long, env = "KERNEL_LOCATION", value_name = "FILE")]
+    kernel_path: Option<PathBuf>,
+    /// Who runs the instructions of microVMs: kvm, tcg (QEMU itself), or auto, which tries
+    #[arg(long, env = "RIKLET_VM_ACCELERATOR", value_name = "WHO", default_value = "auto")]
+    vm_accelerator: AcceleratorWish,
+    /// Hosts and networks that root file systems may come from beside public addresses, with commas between them
+    #[arg(long, env = "RIKLET_ROOTFS_ALLOW", value_name = "HOSTS", default_value = "")]
+    rootfs_allow: Allowlist,
     /// Interface that instances reach the world through; the default route's if absent
     #[arg(long, env = "IFACE")]
     iface: Option<String>,
@@ -177,6 +186,11 @@ fn run(args: Run) -> anyhow::Result<()> {
         keep_logs,
         registries,
         shim: ShimCommand::default(),
+        microvms: MicrovmConfig {
+            kernel: args.kernel_path,
+            accelerator: args.vm_accelerator,
+            allowed: args.rootfs_allow,
+        },
     };
     tokio()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;

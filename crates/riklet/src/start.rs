@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use model::{Clock, NodeMetrics};
 use runtime::{
     Runtime,
+    microvm::MicrovmConfig,
     pod::{
         Allowed, Backend, KEEP_LOGS, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet,
         link::ShimCommand,
@@ -59,6 +60,8 @@ pub struct Config {
     pub registries: RegistryConfig,
     /// How the shim is begun.
     pub shim: ShimCommand,
+    /// What the operator says about microVMs.
+    pub microvms: MicrovmConfig,
 }
 
 /// Runs a riklet until `shutdown`. Its instances go on.
@@ -79,7 +82,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         );
     }
     let has_user_namespaces = user_namespaces.is_ok();
-    let facts = facts::read(&config.labels, user_namespaces);
+    let microvms = runtime::microvm::look(&config.microvms);
+    if let Err(why) = &microvms {
+        tracing::info!(why, "this node runs no Functions");
+    }
+    let facts = facts::read(&config.labels, user_namespaces, microvms);
     tracing::info!(
         node.name = config.name,
         cgroups = facts.cgroups,
@@ -139,6 +146,7 @@ fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::R
         allowed: config.allowed.clone(),
         keep_logs: config.keep_logs,
         user_namespaces,
+        microvms: config.microvms.clone(),
     })
 }
 
@@ -195,6 +203,7 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand, volumes: Volumes) -> any
             keep_logs: KEEP_LOGS,
             registries: RegistryConfig::default(),
             shim,
+            microvms: MicrovmConfig::default(),
         };
         let pods = PodRuntime::open(pod_config(&config, &subnet, false)?).await?;
         pods.teardown().await?;

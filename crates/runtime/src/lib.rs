@@ -1,7 +1,7 @@
 //! Running things on a node: the [`Runtime`] contract and what implements it.
 //!
 //! ```text
-//!  riklet ──Runtime──▶ pod/   (shim, libcontainer, images, network)
+//!  riklet ──Runtime──▶ pod/   (shim, libcontainer, images, network) ─▶ microvm/ (VMMs, kernels, disks)
 //!                  └─▶ fake   (nothing real: simulation and tests)
 //! ```
 //! The runtime is the keeper of what exists on this machine: its first act for an instance is a record on disk, its
@@ -15,6 +15,7 @@
 //! - One instance's trouble never blocks a call about another.
 
 pub mod fake;
+pub mod microvm;
 pub mod pod;
 
 use std::{sync::Arc, time::Duration};

@@ -77,6 +77,7 @@ fn hello(number: usize) -> FromNode {
             version: env!("CARGO_PKG_VERSION").into(),
             cgroups: "v2".into(),
             user_namespaces: "yes".to_owned(),
+            microvms: String::new(),
             kinds: vec![Kind::Pod],
             labels: BTreeMap::new(),
             cpu: Cpu(1_000_000),

@@ -33,6 +33,12 @@ impl Ids {
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
     }
 
+    /// A number of a range.
+    #[must_use]
+    pub fn number(&self, range: std::ops::RangeInclusive<u16>) -> u16 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).u16(range)
+    }
+
     /// A name for an instance of `workload`: its name and a random ending.
     #[must_use]
     pub fn instance_name(&self, workload: &str) -> String {

@@ -6,7 +6,7 @@ use model::{
     Instance, Kind, Reason, Revision, Status, WorkloadRecord,
     api::{CreateInstances, Page, Versioned},
     key,
-    manifest::{MAX_REPLICAS, names},
+    manifest::{MAX_REPLICAS, function::NODE_PORTS, names},
 };
 use store::{Expect, Txn};
 
@@ -67,8 +67,12 @@ impl Cluster {
                 key::workload(workload.object.manifest.kind, &workload.object.manifest.name),
                 Expect::At(workload.revision),
             );
+            let wants_port = wants_port(&workload.object);
+            // Whoever chooses sees what was chosen before.
+            let _alone = if wants_port { Some(self.0.choosing.lock().await) } else { None };
+            let mut ports = if wants_port { self.free_ports() } else { Vec::new().into_iter() };
             for id in &names {
-                let instance = self.new_instance(&workload.object, id);
+                let instance = self.new_instance(&workload.object, id, &mut ports);
                 txn = txn.create(key::instance(instance.kind, id), to_json("an instance", &instance)?);
             }
             if let Some(name) = &request.name {
@@ -185,9 +189,25 @@ impl Cluster {
         Ok(names.into_iter().collect())
     }
 
-    fn new_instance(&self, workload: &WorkloadRecord, id: &str) -> Instance {
+    /// Ports of the node for new instances of Functions that name none: those that no instance has, from anywhere among
+    /// them on.
+    fn free_ports(&self) -> std::vec::IntoIter<u16> {
+        let state = self.mirror().read();
+        let published = state.instances.values().flat_map(|one| one.object.spec.published());
+        let taken: BTreeSet<u16> = published.map(|port| port.port).collect();
+        let first = self.0.ids.number(NODE_PORTS);
+        let all = (first..=*NODE_PORTS.end()).chain(*NODE_PORTS.start()..first);
+        all.filter(|port| !taken.contains(port)).collect::<Vec<_>>().into_iter()
+    }
+
+    fn new_instance(
+        &self,
+        workload: &WorkloadRecord,
+        id: &str,
+        ports: &mut impl Iterator<Item = u16>,
+    ) -> Instance {
         let manifest = &workload.manifest;
-        let instance = Instance {
+        Instance {
             id: id.to_owned(),
             uid: self.0.ids.uuid(),
             workload_id: workload.id.clone(),
@@ -209,19 +229,16 @@ impl Cluster {
             started_at: None,
             finished_at: None,
             deleted_at: None,
-            spec: manifest.spec.clone(),
-        };
-        match manifest.kind {
-            Kind::Pod => instance,
-            // No riklet of this version can run one, so waiting for a node would be waiting for ever.
-            Kind::Function => Instance {
-                status: Status::Failed,
-                reason: Some(Reason::KindUnsupported),
-                message: Some("this version of RIK accepts Functions but cannot run them yet".to_owned()),
-                ..instance
+            spec: match manifest.kind {
+                Kind::Pod => manifest.spec.clone(),
+                Kind::Function => manifest.spec.of_function(ports.next()),
             },
         }
     }
+}
+
+fn wants_port(workload: &WorkloadRecord) -> bool {
+    workload.manifest.kind == Kind::Function && workload.manifest.spec.wants_port()
 }
 
 fn check(request: &CreateInstances) -> Result<usize, ClusterError> {

@@ -67,6 +67,8 @@ struct Inner {
     subnets: SubnetPlan,
     sealer: Sealer,
     identity: Identity,
+    /// Held while ports of the node are chosen for new instances.
+    choosing: tokio::sync::Mutex<()>,
     /// What is known only while this controller runs.
     live: Mutex<Live>,
 }
@@ -144,7 +146,8 @@ impl Cluster {
         let mirror = Mirror::fill(&*parts.store).await.map_err(OpenError::Mirror)?;
         let Parts { store, clock, ids, subnets, sealer } = parts;
         let live = Mutex::default();
-        Ok(Self(Arc::new(Inner { store, mirror, clock, ids, subnets, sealer, identity, live })))
+        let choosing = tokio::sync::Mutex::default();
+        Ok(Self(Arc::new(Inner { store, mirror, clock, ids, subnets, sealer, identity, choosing, live })))
     }
 
     /// Keeps the mirror up to date and finishes what an earlier controller left half done. Ends only with an error.

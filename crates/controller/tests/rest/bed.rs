@@ -202,6 +202,7 @@ impl<'a> Scheduler<'a> {
             version: "0.1.0".to_owned(),
             cgroups: "v2".to_owned(),
             user_namespaces: "yes".to_owned(),
+            microvms: String::new(),
             kinds: vec![Kind::Pod],
             labels: std::collections::BTreeMap::new(),
             cpu: Cpu(2000),

@@ -119,8 +119,17 @@ impl UnpackError {
 pub(crate) struct Promise {
     /// Digest and size of the bytes as they come, if somebody promised them.
     pub(crate) carried: Option<(Digest, u64)>,
-    /// Digest of the uncompressed bytes.
-    pub(crate) diff_id: Digest,
+    /// Digest of the uncompressed bytes, if it is known.
+    pub(crate) diff_id: Option<Digest>,
+}
+
+/// Unpacks an archive that promises nothing, plain or packed with gzip or zstd, into the empty directory `root`. `bin` is
+/// scratch beside it.
+///
+/// # Errors
+/// It is no archive, one that is beyond a limit, or one that cannot be written.
+pub fn unpack_archive(source: impl Read, root: &Path, bin: &Path) -> Result<u64, UnpackError> {
+    unpack(source, Promise { carried: None, diff_id: None }, root, bin)
 }
 
 /// Unpacks `source` into the empty directory `root` and gives the uncompressed size. `bin` is scratch beside it.
@@ -150,8 +159,8 @@ pub(crate) fn unpack(
             return Err(UnpackError::Digest { expected, found: sums.carried_digest });
         }
     }
-    if sums.plain_digest != promise.diff_id {
-        return Err(UnpackError::DiffId { expected: promise.diff_id, found: sums.plain_digest });
+    if let Some(expected) = promise.diff_id.filter(|expected| *expected != sums.plain_digest) {
+        return Err(UnpackError::DiffId { expected, found: sums.plain_digest });
     }
     Ok(sums.plain_bytes)
 }

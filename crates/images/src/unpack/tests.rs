@@ -53,7 +53,7 @@ impl Lab {
 
     /// Unpacks, and proves that nothing outside was touched and nothing but the tree is left.
     fn unpack_bytes(&self, tar: &[u8]) -> Result<u64, UnpackError> {
-        let promise = Promise { carried: None, diff_id: Digest::of(tar) };
+        let promise = Promise { carried: None, diff_id: Some(Digest::of(tar)) };
         let bin = self.scratch.path().join("bin");
         let done = unpack(tar, promise, &self.root(), &bin);
         assert_eq!(seen(Path::new(&self.outside())), self.before, "the canary changed");
@@ -456,7 +456,10 @@ fn a_layer_that_is_not_as_promised_is_refused() {
     let tar = tar_of(&[Member::file("x", vec![b'x'; 5000])]);
     let carried = zstd::encode_all(&tar[..], 1).unwrap();
     let digest = Digest::of(&carried);
-    let promise = |digest, bytes: usize, diff_id| Promise { carried: Some((digest, bytes as u64)), diff_id };
+    let promise = |digest, bytes: usize, diff_id| Promise {
+        carried: Some((digest, bytes as u64)),
+        diff_id: Some(diff_id),
+    };
     let try_it = |source: &[u8], promise| {
         fs::remove_dir_all(lab.root()).unwrap();
         fs::create_dir(lab.root()).unwrap();

@@ -7,6 +7,7 @@
 //! *Guarantee*: a [`Workload`] that came out of [`read`] obeys every rule of the schema and of [`rules`].
 
 pub mod check;
+pub mod function;
 pub mod given;
 pub mod health;
 pub mod image;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::{
+    function::FunctionSpec,
     given::{EnvFrom, EnvSource},
     health::{Lifecycle, Probe, RestartBackoff, RestartPolicy},
     image::{PullPolicy, PullSecret},
@@ -100,11 +102,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a workload's instances consist of. A Pod has `containers`, a Function has `function`.
+/// What a workload's instances consist of. A Pod has `containers`; a Function has `function`, or one container whose
+/// image is what its microVM runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadSpec {
-    /// Containers to deploy. Required for a Pod.
+    /// Containers to deploy. Required for a Pod. A Function has one at most.
     #[serde(default)]
     #[schema(max_items = 32)]
     pub containers: Vec<ContainerSpec>,
@@ -135,7 +138,7 @@ pub struct WorkloadSpec {
     /// Pauses between the starts of a container that keeps ending.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart_backoff: RestartBackoff,
-    /// The microVM to deploy. Required for a Function.
+    /// The microVM to deploy, for a Function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<FunctionSpec>,
     /// Labels that a node must carry to be considered.
@@ -348,43 +351,6 @@ pub struct ResourceList {
     pub ephemeral_storage: Option<Memory>,
 }
 
-/// A microVM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FunctionSpec {
-    /// What runs in it.
-    pub execution: FunctionExecution,
-    /// How it is reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exposure: Option<FunctionExposure>,
-}
-
-/// What runs in a microVM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FunctionExecution {
-    /// Root file system to use; a URL that the node can reach.
-    #[schema(format = "url", max_length = 2048)]
-    pub rootfs: String,
-}
-
-/// How a microVM is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FunctionExposure {
-    /// Port of the node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 65535)]
-    pub port: Option<u16>,
-    /// Port inside the microVM.
-    #[serde(default = "default_function_port")]
-    #[schema(default = 8080, minimum = 1, maximum = 65535)]
-    pub target_port: u16,
-    /// How the port is exposed.
-    #[serde(default, rename = "type")]
-    #[schema(default = "NodePort")]
-    pub exposure: ExposureKind,
-}
-
 fn default_api_version() -> String {
     "v1".to_owned()
 }
@@ -399,10 +365,6 @@ const fn default_replicas() -> u32 {
 
 const fn default_grace() -> u32 {
     10
-}
-
-const fn default_function_port() -> u16 {
-    8080
 }
 
 /// What one container asks for if its manifest says nothing: enough for a small program, little enough that a

@@ -21,6 +21,7 @@ pub fn rule(format: &str) -> Option<Rule> {
         "argument" => argument,
         "absolute-path" => absolute_path,
         "url" => url,
+        "sha256" => sha256,
         "url-path" => url_path,
         "ipv4" => ipv4,
         "cpu" => |text| text.parse::<crate::quantity::Cpu>().map(drop).map_err(|fault| fault.to_string()),
@@ -151,6 +152,11 @@ fn absolute_path(text: &str) -> Result<(), String> {
     } else {
         Err("a path starts with '/' and has no '..'".to_owned())
     }
+}
+
+fn sha256(text: &str) -> Result<(), String> {
+    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if digits { Ok(()) } else { Err("a SHA-256 is written in hexadecimal, with small letters".to_owned()) }
 }
 
 fn url(text: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
+    function::MIN_MEMORY,
     health::{Hook, Probe, RestartPolicy},
     security::{Capability, SeccompProfile, SeccompSource},
     volume::{Volume, mount_path_fault},
@@ -21,20 +22,8 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
         Kind::Pod if workload.spec.containers.is_empty() => {
             fault("spec.containers".to_owned(), "a Pod needs at least one container".to_owned());
         }
-        Kind::Function if workload.spec.function.is_none() => {
-            fault(
-                "spec.function".to_owned(),
-                "a Function needs this, with execution.rootfs in it".to_owned(),
-            );
-        }
-        Kind::Function if workload.spec.all_containers().next().is_some() => {
-            let list = if workload.spec.containers.is_empty() { "initContainers" } else { "containers" };
-            fault(
-                format!("spec.{list}"),
-                "a Function has no containers; use kind Pod, or leave them out".to_owned(),
-            );
-        }
-        Kind::Pod | Kind::Function => {}
+        Kind::Function => check_function(workload, &mut fault),
+        Kind::Pod => {}
     }
     for (path, labels) in [("labels", &workload.labels), ("spec.nodeSelector", &workload.spec.node_selector)]
     {
@@ -84,6 +73,69 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
     let pod = workload.spec.security_context.as_ref();
     check_seccomp(pod.and_then(|pod| pod.seccomp_profile.as_ref()), "spec.securityContext", &mut fault);
     faults
+}
+
+/// What a microVM needs, and what it cannot have.
+fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
+    let spec = &workload.spec;
+    let execution = spec.function.as_ref().and_then(|own| own.execution.as_ref());
+    match (execution, spec.containers.as_slice()) {
+        (None, []) => fault(
+            "spec.function".to_owned(),
+            "a Function needs this, with execution.rootfs in it, or one container".to_owned(),
+        ),
+        (Some(_), [_, ..]) => fault(
+            "spec.containers".to_owned(),
+            "a Function has function.execution or one container, not both".to_owned(),
+        ),
+        (None, [_, _, ..]) => {
+            fault(
+                "spec.containers".to_owned(),
+                "a Function has one container; a Pod may have more".to_owned(),
+            );
+        }
+        (Some(_), []) | (None, [_]) => {}
+    }
+    let mut only_pods = |has: bool, path: &str| {
+        if has {
+            fault(format!("spec.{path}"), "is for kind Pod: a microVM has a kernel of its own".to_owned());
+        }
+    };
+    only_pods(!spec.init_containers.is_empty(), "initContainers");
+    only_pods(!spec.volumes.is_empty(), "volumes");
+    only_pods(spec.share_process_namespace, "shareProcessNamespace");
+    if let Some(container) = spec.containers.first() {
+        let own = container.security_context.as_ref();
+        only_pods(
+            own.is_some_and(|own| own.capabilities.is_some()),
+            "containers[0].securityContext.capabilities",
+        );
+        only_pods(
+            own.is_some_and(|own| own.seccomp_profile.is_some()),
+            "containers[0].securityContext.seccompProfile",
+        );
+        only_pods(!container.volume_mounts.is_empty(), "containers[0].volumeMounts");
+    }
+    if let Some(memory) = spec.memory_limit().filter(|memory| *memory < MIN_MEMORY) {
+        fault(
+            "spec.resources.limits.memory".to_owned(),
+            format!("{memory} is less than a microVM's kernel comes up with; {MIN_MEMORY} is the least"),
+        );
+    }
+    if let Some(execution) = execution {
+        let container = ContainerSpec { env: execution.env.clone(), ..ContainerSpec::default() };
+        check_environment(&container, "spec.function.execution", fault);
+        let probes = [
+            ("livenessProbe", &execution.liveness_probe),
+            ("readinessProbe", &execution.readiness_probe),
+            ("startupProbe", &execution.startup_probe),
+        ];
+        for (name, probe) in probes {
+            if let Some(probe) = probe {
+                check_probe(name, probe, "spec.function.execution", fault);
+            }
+        }
+    }
 }
 
 fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl FnMut(String, String)) {

@@ -183,6 +183,7 @@ impl Sandbox {
             hostname: format!("host-{owner}"),
             ns_dir: self.ns_dir(owner),
             has_namespaces: false,
+            tap: None,
             publish: publish.to_vec(),
         }
     }

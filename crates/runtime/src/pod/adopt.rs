@@ -14,6 +14,8 @@ use network::{Attachment, Network};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
+use crate::microvm::{Microvms, roots::Roots};
+
 use super::{
     DISK_WORK_FOR_EACH_PROCESSOR, OpenError, PodRuntime, PodRuntimeConfig, Shared, blocking,
     busy::Busy,
@@ -65,6 +67,8 @@ impl PodRuntime {
             .map_err(|source| OpenError::Seccomp { source })?;
         let disk_work = Semaphore::new(DISK_WORK_FOR_EACH_PROCESSOR * machine.processors.max(1) as usize);
         let state_dir = config.state_dir;
+        let microvms = Microvms::new(&state_dir, config.microvms);
+        let roots = Roots::new(microvms.roots_dir());
         let busy = Busy::default();
         let (volumes, deleted) = (places.volumes(), places.deleted());
         let shared = Shared {
@@ -80,6 +84,8 @@ impl PodRuntime {
             machine,
             confinement,
             images,
+            microvms,
+            roots,
             network,
             cgroups,
             link,

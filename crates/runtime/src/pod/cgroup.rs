@@ -47,6 +47,8 @@ const DEVICES: [&str; 8] = [
     "c 5:2 rwm",
     "c 136:* rwm",
 ];
+/// What a VMM has beside: the maker of links, and the processor's virtual machines.
+const VMM_DEVICES: [&str; 2] = ["c 10:200 rw", "c 10:232 rw"];
 /// Folder of everything of RIK.
 const TOP: &str = "rik";
 /// How often the node's own group is tried to be made: each further try needs another node that ends at that instant.
@@ -220,7 +222,7 @@ impl Cgroups {
         for (index, limits) in containers.iter().enumerate() {
             let container = pod.join(index.to_string());
             self.set_limits(&container, limits)?;
-            self.set_devices(&container)?;
+            self.set_devices(&container, limits)?;
         }
         Ok(())
     }
@@ -238,7 +240,7 @@ impl Cgroups {
             self.pass_down_cpuset(&group)?;
         }
         self.set_limits(&container, limits)?;
-        self.set_devices(&container)
+        self.set_devices(&container, limits)
     }
 
     /// Ends whatever still runs in the pod's group and removes it everywhere. Ok if there is none.
@@ -381,11 +383,12 @@ impl Cgroups {
 
     /// Closes all devices of the machine to a container but the harmless ones. The unified hierarchy has no such file:
     /// there, a container has no device but those that were made for it, and cannot make any.
-    fn set_devices(&self, container: &Path) -> Result<(), CgroupError> {
+    fn set_devices(&self, container: &Path, limits: &Limits) -> Result<(), CgroupError> {
         let Some(group) = self.dir_of("devices").filter(|_| !self.is_unified()) else { return Ok(()) };
         let group = group.join(container);
         write(&group.join("devices.deny"), "a")?;
-        DEVICES.iter().try_for_each(|device| write(&group.join("devices.allow"), device))
+        let more = VMM_DEVICES.iter().filter(|_| limits.is_vmm);
+        DEVICES.iter().chain(more).try_for_each(|device| write(&group.join("devices.allow"), device))
     }
 
     fn remove_below(&self, path: &Path) -> Result<(), CgroupError> {
@@ -504,6 +507,7 @@ mod tests {
             cpu_quota_micros: Some(50_000),
             cpu_shares: Some(1_024),
             pids: Some(9),
+            is_vmm: false,
         };
         let text = |files: Vec<LimitFile>| -> Vec<String> {
             files.into_iter().map(|file| format!("{}={}", file.name, file.value)).collect()

@@ -19,7 +19,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use model::Reason;
+use guest::order::{Order, Program, Task};
+use model::{Kind, Reason};
 use oci_spec::runtime::Process;
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
@@ -39,9 +40,10 @@ use uuid::Uuid;
 use super::{
     PodRuntime, fault,
     files::{EXIT_FILE, ExitFile, read_whole},
+    function,
     link::LinkError,
     prepare::{START_FILE, StartFile},
-    record::PodPlace,
+    record::{Found, PodPlace},
     shim::{
         STDIO, TERMINAL_SOCKET, through,
         wire::{Answer, ExecOrder, Request},
@@ -158,7 +160,12 @@ impl PodRuntime {
     ) -> Result<ExecSession, RuntimeError> {
         let failed =
             |error| fault::words(operation(&spec), Reason::StartFailed, &io::Error::to_string(&error));
-        let process = process_of(place, index, &spec).map_err(failed)?;
+        let says_itself = is_function(place);
+        let (process, copy) = if says_itself {
+            (session_of(place, index, &spec, copy).map_err(failed)?, None)
+        } else {
+            (process_of(place, index, &spec).map_err(failed)?, copy)
+        };
         let start: Option<StartFile> =
             read_whole(&place.container(index).join(START_FILE)).map_err(failed)?;
         let start = start.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -179,6 +186,7 @@ impl PodRuntime {
             process,
             terminal: spec.terminal,
             copy,
+            says_itself,
         };
         let begin = async {
             let begun = self.begin_exec(&spec, order).await;
@@ -229,13 +237,45 @@ fn operation(spec: &ExecSpec) -> String {
     format!("run {:?} in the container", spec.command.first().map_or("", String::as_str))
 }
 
-/// The container's own process with another command.
-fn process_of(place: &PodPlace, index: usize, spec: &ExecSpec) -> io::Result<Process> {
+fn is_function(place: &PodPlace) -> bool {
+    matches!(place.read(), Found::Record(record) if record.spec.kind == Kind::Function)
+}
+
+/// The container's own process.
+fn own_process(place: &PodPlace, index: usize) -> io::Result<Process> {
     let config: Option<serde_json::Value> =
         read_whole(&place.container(index).join(super::prepare::CONFIG_FILE))?;
     let own = config.as_ref().and_then(|config| config.get("process")).cloned();
     let own = own.ok_or_else(|| io::Error::other("the container is not there any more"))?;
-    let mut process: Process = serde_json::from_value(own)?;
+    Ok(serde_json::from_value(own)?)
+}
+
+/// The process that stands for a further program in a microVM, or for a copy.
+fn session_of(place: &PodPlace, index: usize, spec: &ExecSpec, copy: Option<Copy>) -> io::Result<Process> {
+    let mut process = own_process(place, index)?;
+    let mut env = spec.env.clone();
+    if spec.terminal.is_some() && !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    let task = match copy {
+        Some(Copy::Out(path)) => Task::CopyOut(path),
+        Some(Copy::In(path)) => Task::CopyIn(path),
+        None => Task::Run(Program {
+            args: spec.command.clone(),
+            env,
+            working_dir: spec.working_dir.clone().unwrap_or_default(),
+            ..Program::default()
+        }),
+    };
+    let order = Order { task, terminal: spec.terminal };
+    let environment = function::session_environment(place, index, &order)?;
+    process.set_args(Some(function::session_command())).set_env(Some(environment));
+    Ok(process)
+}
+
+/// The container's own process with another command.
+fn process_of(place: &PodPlace, index: usize, spec: &ExecSpec) -> io::Result<Process> {
+    let mut process = own_process(place, index)?;
     let mut environment = process.env().clone().unwrap_or_default();
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     environment.retain(|known| !spec.env.iter().any(|own| name(own) == name(known)));

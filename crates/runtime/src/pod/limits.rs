@@ -30,6 +30,8 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Whether what runs there is a VMM, which has two devices more than a container.
+    pub is_vmm: bool,
 }
 
 impl Limits {
@@ -47,6 +49,7 @@ impl Limits {
             cpu_quota_micros: cpu.map(quota),
             cpu_shares: Some(shares(spec.requests().0.0)),
             pids: Some(pids.unwrap_or(DEFAULT_PIDS)),
+            is_vmm: false,
         }
     }
 
@@ -60,6 +63,7 @@ impl Limits {
             cpu_quota_micros: limits.cpu.map(|Cpu(millis)| quota(millis)),
             cpu_shares: requests.cpu.or(limits.cpu).map(|Cpu(millis)| shares(millis)),
             pids: limits.pids,
+            is_vmm: false,
         }
     }
 

@@ -26,9 +26,10 @@ mod disk;
 mod ending;
 pub mod etc;
 pub mod exec;
-mod fault;
+pub(crate) mod fault;
 mod fetching;
 pub mod files;
+mod function;
 mod given;
 mod ids;
 pub mod limits;
@@ -67,7 +68,7 @@ use std::{
 
 use async_trait::async_trait;
 use images::{ImageStore, StoreError};
-use model::{Kind, Reason, lifecycle::Observed, manifest::health::Action};
+use model::{Reason, lifecycle::Observed, manifest::health::Action};
 use network::{Network, NetworkError};
 use tokio::sync::Semaphore;
 
@@ -86,7 +87,10 @@ use self::{
     shim::wire::{Answer, PodLook, Request},
     spec::Machine,
 };
-use crate::{InstanceSpec, Progress, Runtime, RuntimeError};
+use crate::{
+    InstanceSpec, Progress, Runtime, RuntimeError,
+    microvm::{MicrovmConfig, Microvms, roots::Roots},
+};
 
 /// Pods whose files are being written at the same time, for each processor: more only wait for each other.
 const DISK_WORK_FOR_EACH_PROCESSOR: usize = 4;
@@ -110,6 +114,8 @@ pub struct PodRuntimeConfig {
     pub keep_logs: Duration,
     /// Whether pods have user namespaces: if [`probe_user_namespaces`] found that they can.
     pub user_namespaces: bool,
+    /// What the node's operator says about microVMs.
+    pub microvms: MicrovmConfig,
 }
 
 /// Whether this machine can give pods user namespaces, with this state directory. Takes some milliseconds.
@@ -200,6 +206,8 @@ struct Shared {
     user_namespaces: bool,
     ids: Ranges,
     images: ImageStore,
+    microvms: Microvms,
+    roots: Roots,
     network: Network,
     cgroups: Cgroups,
     link: ShimLink,
@@ -213,6 +221,12 @@ impl PodRuntime {
     #[must_use]
     pub fn images(&self) -> &ImageStore {
         &self.shared.images
+    }
+
+    /// The microVMs of this node.
+    #[must_use]
+    pub fn microvms(&self) -> &Microvms {
+        &self.shared.microvms
     }
 
     /// The network of this node.
@@ -305,10 +319,6 @@ impl Runtime for PodRuntime {
     }
 
     async fn prepare(&self, spec: &InstanceSpec, progress: Progress<'_>) -> Result<(), RuntimeError> {
-        if spec.kind != Kind::Pod {
-            let operation = format!("prepare a {}", spec.kind);
-            return Err(fault::words(operation, Reason::KindUnsupported, "this runtime runs pods"));
-        }
         self.prepare_pod(spec, progress).await
     }
 

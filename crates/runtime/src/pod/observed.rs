@@ -7,6 +7,7 @@
 //!       any          ✓        ended as the file says
 //! ```
 
+use guest::vmm::OUT_OF_MEMORY;
 use jiff::Timestamp;
 use model::{
     ContainerPhase, ContainerStatus, Reason, StartTimes,
@@ -27,6 +28,8 @@ pub struct ContainerFiles {
     pub process: Option<ProcessFile>,
     /// Its end, if it is over.
     pub exit: Option<ExitFile>,
+    /// What the supervisor of a microVM left to say about that.
+    pub said: Option<String>,
 }
 
 /// What the machine says besides the files.
@@ -167,7 +170,7 @@ const NODE_RESTARTED: &str = "its node started again, and it cannot be running a
 const CUT_OFF: &str = "its start was cut off before it was complete";
 
 fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool) -> ContainerStatus {
-    let ContainerFiles { process, exit } = files;
+    let ContainerFiles { process, exit, said } = files;
     let runs = record.runs.get(index).cloned().unwrap_or_default();
     let phase = match (process, exit) {
         (_, Some(_)) => ContainerPhase::Exited,
@@ -185,7 +188,7 @@ fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool)
         exit_code: exit.as_ref().and_then(ExitFile::shell_code),
         signal: exit.as_ref().and_then(|exit| exit.signal),
         reason: match exit {
-            Some(exit) => condemned.or_else(|| why(exit)),
+            Some(exit) => condemned.or_else(|| why(exit, said.as_deref())),
             None if phase == ContainerPhase::Exited => Some(Reason::NodeRestarted),
             None => None,
         },
@@ -199,11 +202,12 @@ fn status(record: &Record, index: usize, files: &ContainerFiles, rebooted: bool)
 }
 
 /// Why a container's end counts as a failure; None if it does not.
-fn why(exit: &ExitFile) -> Option<Reason> {
+fn why(exit: &ExitFile, said: Option<&str>) -> Option<Reason> {
     match (exit.shell_code(), exit.signal) {
         _ if exit.start_error.is_some() => Some(Reason::StartFailed),
         (Some(0), _) => None,
-        _ if exit.out_of_memory => Some(Reason::OutOfMemory),
+        _ if exit.out_of_memory || said == Some(OUT_OF_MEMORY) => Some(Reason::OutOfMemory),
+        _ if said.is_some() => Some(Reason::MicrovmFailed),
         (None, _) => Some(Reason::ExitUnknown),
         (_, Some(_)) => Some(Reason::Signaled),
         _ => Some(Reason::NonZeroExit),
@@ -235,6 +239,9 @@ fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &
         }
         Some(Reason::NonZeroExit) => {
             format!("container {name:?} ended with exit code {}", container.exit_code.unwrap_or_default())
+        }
+        Some(Reason::MicrovmFailed) => {
+            format!("container {name:?}: {}", files.said.as_deref().unwrap_or("its microVM ended"))
         }
         Some(Reason::NodeRestarted) => NODE_RESTARTED.to_owned(),
         _ => format!("container {name:?} ended while nobody could see how"),

@@ -17,10 +17,11 @@ use std::{
 };
 
 use futures::future::try_join_all;
+use guest::accounts::Account;
 use images::{Image, ImageConfig, Users};
 use jiff::Timestamp;
 use model::{
-    ContainerSpec, Reason, StartTimes, WorkloadSpec,
+    ContainerSpec, Kind, Reason, StartTimes, WorkloadSpec,
     given::has_foreign_variables,
     manifest::security::{Security, USUAL},
 };
@@ -31,10 +32,10 @@ use userns::IdRange;
 use super::{
     PodRuntime, Shared, blocking, etc, fault,
     files::write_whole,
-    given,
+    function, given,
     limits::Limits,
     record::{Found, PodPlace, Record, Stage},
-    rootfs::{ContainerUser, RootfsError, ensure_working_dir, resolve_user},
+    rootfs::{RootfsError, ensure_working_dir, resolve_user},
     scaffold::{self, Scaffold},
     seccomp::{Confinement, Profile},
     shim::process::signal_number,
@@ -85,10 +86,10 @@ impl PodRuntime {
         let containers = spec.spec.all_containers().enumerate();
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, &record, own, progress)));
-        let network = timed(self.prepare_network(&place, spec));
+        let network = timed(self.prepare_network(&place, spec, record.ids));
         let ready = tokio::try_join!(containers, network, timed(self.prepare_group(spec)))?;
         let (images, (attachment, network_micros), ((), limits_micros)) = ready;
-        record.image_digests = images.iter().map(|(image, _)| Some(image.digest.to_string())).collect();
+        record.image_digests = images.iter().map(|(digest, _)| Some(digest.clone())).collect();
         record.attachment = Some(attachment);
         let longest = |part: fn(&(u64, u64)) -> u64| images.iter().map(|(_, spent)| part(spent)).max();
         let times = StartTimes {
@@ -159,6 +160,7 @@ impl PodRuntime {
         &self,
         place: &PodPlace,
         spec: &InstanceSpec,
+        ids: Option<IdRange>,
     ) -> Result<Attachment, RuntimeError> {
         let owner: Owner = spec
             .uid
@@ -170,6 +172,7 @@ impl PodRuntime {
             hostname: hostname.clone(),
             ns_dir: place.ns(),
             has_namespaces: true,
+            tap: if spec.kind == Kind::Function { Some(function::tap_owner(ids)?) } else { None },
             publish: spec.spec.published().cloned().collect(),
         };
         let attachment = self.shared.network.attach(request).await.map_err(fault::attach)?;
@@ -178,12 +181,13 @@ impl PodRuntime {
     }
 
     async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
-        let (cgroups, uid, limits) =
-            (self.shared.cgroups.clone(), spec.uid.clone(), Limits::of_pod(&spec.spec));
+        let (cgroups, uid) = (self.shared.cgroups.clone(), spec.uid.clone());
+        let limits = function::limits(spec, Limits::of_pod(&spec.spec));
         let containers = spec.spec.all_containers();
         // The first process of those that share their processes has the group behind the last container's.
         let keeper = spec.spec.share_process_namespace.then(Limits::default);
-        let containers = containers.map(|own| Limits::of_container(own.resources.as_ref()));
+        let containers =
+            containers.map(|own| function::limits(spec, Limits::of_container(own.resources.as_ref())));
         let containers: Vec<Limits> = containers.chain(keeper).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
@@ -201,12 +205,19 @@ impl PodRuntime {
         record: &Record,
         (index, container): (usize, &ContainerSpec),
         progress: Progress<'_>,
-    ) -> Result<(Arc<Image>, (u64, u64)), RuntimeError> {
+    ) -> Result<(String, (u64, u64)), RuntimeError> {
         let spec = &record.spec;
+        if spec.kind == Kind::Function {
+            let content = self.content_of(container, &spec.spec, &spec.given, progress);
+            let (content, fetched) = timed(content).await?;
+            let digest = content.digest.clone();
+            let furnished = timed(self.furnish_function(place, record, (index, container), content)).await?;
+            return Ok((digest, (fetched, furnished.1)));
+        }
         let (image, fetched) = timed(self.fetch(container, &spec.spec, &spec.given, progress)).await?;
         let (image, furnished) =
             timed(self.furnish_container(place, record, (index, container), image)).await?;
-        Ok((image, (fetched, furnished)))
+        Ok((image.digest.to_string(), (fetched, furnished)))
     }
 
     /// Gives a container a fresh root file system of its image, and writes what it is told to be.
@@ -334,7 +345,7 @@ fn outside(ids: Option<IdRange>, id: u32) -> Result<u32, RootfsError> {
 }
 
 /// Who runs a container: the image's user, unless the manifest says who.
-fn user_of(image: &ImageConfig, setup: &ContainerSetup) -> Result<ContainerUser, RootfsError> {
+fn user_of(image: &ImageConfig, setup: &ContainerSetup) -> Result<Account, RootfsError> {
     let asked = &setup.security;
     let wanted = match (asked.user, asked.group) {
         (None, None) => image.user.clone(),

@@ -34,7 +34,7 @@ use userns::IdRange;
 use uuid::Uuid;
 
 use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole, write_whole};
-use super::observed::ContainerFiles;
+use super::{function, observed::ContainerFiles};
 use crate::InstanceSpec;
 
 /// How far an instance has come. It only advances.
@@ -375,10 +375,11 @@ impl PodPlace {
             let dir = self.container(index);
             let process: Option<ProcessFile> = read_told(&dir.join(PROCESS_FILE));
             let exit: Option<ExitFile> = read_told(&dir.join(EXIT_FILE));
-            ContainerFiles {
-                process: process.filter(|file| file.run == present),
-                exit: exit.filter(|file| file.run == present),
-            }
+            let exit = exit.filter(|file| file.run == present);
+            // Only a microVM's supervisor says more than a code.
+            let said = exit.as_ref().filter(|_| record.spec.kind == Kind::Function);
+            let said = said.and_then(|_| function::last_words(&dir));
+            ContainerFiles { process: process.filter(|file| file.run == present), exit, said }
         });
         files.collect()
     }

@@ -10,27 +10,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use guest::accounts::{self, Account, AccountError};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2};
 
-/// Most that is read of `/etc/passwd` or `/etc/group`.
-const MAX_ACCOUNT_BYTES: u64 = 1 << 20;
-/// Largest user or group id: the kernel's own limit for most purposes, and far from the wrap at 2^32.
-const MAX_ID: u32 = i32::MAX as u32;
-/// Most groups that one user is in: the kernel's limit.
-const MAX_GROUPS: usize = 65_536;
 /// Folders that are the kernel's inside a container: a program never starts there.
 const KERNEL_FOLDERS: [&str; 3] = ["proc", "sys", "dev"];
-
-/// Who runs a container's program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerUser {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// All groups, the first one included.
-    pub groups: Vec<u32>,
-}
 
 /// Why user or folder of a container are of no use.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +22,9 @@ pub enum RootfsError {
     /// It would run as root, which its manifest refuses.
     #[error("it would run as root, which its runAsNonRoot refuses; runAsUser names another user")]
     Root,
-    /// The image's user does not exist in it.
-    #[error("user {user:?} of the image is not in its /etc/passwd")]
-    UnknownUser {
-        /// As written in the image's configuration.
-        user: String,
-    },
-    /// The image's group does not exist in it.
-    #[error("group {group:?} of the image is not in its /etc/group")]
-    UnknownGroup {
-        /// As written in the image's configuration.
-        group: String,
-    },
-    /// A number that is no id.
-    #[error("{id:?} of the image is not an id from 0 to {MAX_ID}")]
-    IdOutOfRange {
-        /// As written.
-        id: String,
-    },
+    /// There is no such user.
+    #[error(transparent)]
+    Account(#[from] AccountError),
     /// A file of the root file system could not be read.
     #[error("read {file} of the image")]
     Read {
@@ -112,73 +81,10 @@ fn open_root(rootfs: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// If there is no such user or group, or a number is out of range.
-pub fn resolve_user(rootfs: &Path, user: &str) -> Result<ContainerUser, RootfsError> {
-    let (name, group) = match user.split_once(':') {
-        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
-        None => (user, None),
-    };
+pub fn resolve_user(rootfs: &Path, user: &str) -> Result<Account, RootfsError> {
     let passwd = read_accounts(rootfs, "etc/passwd", "/etc/passwd")?;
-    let name = if name.is_empty() { "0" } else { name };
-    let number = parse_id(name)?;
-    let entry = passwd.lines().map(fields).find(|entry| match number {
-        Some(number) => entry.get(2).and_then(|id| id.parse().ok()) == Some(number),
-        None => entry.first() == Some(&name),
-    });
-    let uid = match (&entry, number) {
-        (_, Some(number)) => number,
-        (Some(entry), None) => own_id(entry.get(2).copied().unwrap_or_default())?,
-        (None, None) => return Err(RootfsError::UnknownUser { user: name.to_owned() }),
-    };
     let groups = read_accounts(rootfs, "etc/group", "/etc/group")?;
-    if let Some(group) = group {
-        let gid = resolve_group(&groups, group)?;
-        return Ok(ContainerUser { uid, gid, groups: vec![gid] });
-    }
-    let gid = match &entry {
-        Some(entry) => own_id(entry.get(3).copied().unwrap_or_default())?,
-        None => 0,
-    };
-    let known_as = entry.as_ref().and_then(|entry| entry.first().copied()).unwrap_or_default();
-    Ok(ContainerUser { uid, gid, groups: groups_of(&groups, known_as, gid) })
-}
-
-fn resolve_group(groups: &str, group: &str) -> Result<u32, RootfsError> {
-    if let Some(number) = parse_id(group)? {
-        return Ok(number);
-    }
-    let entry = groups.lines().map(fields).find(|entry| entry.first() == Some(&group));
-    let entry = entry.ok_or_else(|| RootfsError::UnknownGroup { group: group.to_owned() })?;
-    own_id(entry.get(2).copied().unwrap_or_default())
-}
-
-/// The user's own group and all that list it: without the own one, a file that denies its group would let it in.
-fn groups_of(groups: &str, name: &str, own: u32) -> Vec<u32> {
-    let member = |entry: &Vec<&str>| {
-        !name.is_empty() && entry.get(3).is_some_and(|members| members.split(',').any(|one| one == name))
-    };
-    let listed = groups.lines().map(fields).filter(member).filter_map(|entry| own_id(entry.get(2)?).ok());
-    let mut ids: Vec<u32> = listed.chain([own]).take(MAX_GROUPS).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
-}
-
-fn fields(line: &str) -> Vec<&str> {
-    line.trim().split(':').collect()
-}
-
-/// The number, if it is written as one. Never wraps: what does not fit is refused.
-fn parse_id(text: &str) -> Result<Option<u32>, RootfsError> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(None);
-    }
-    own_id(text).map(Some)
-}
-
-fn own_id(text: &str) -> Result<u32, RootfsError> {
-    let id = text.parse().ok().filter(|id| *id <= MAX_ID);
-    id.ok_or_else(|| RootfsError::IdOutOfRange { id: text.to_owned() })
+    Ok(accounts::resolve(&passwd, &groups, user)?)
 }
 
 /// The text of an account file; empty if there is none.
@@ -197,8 +103,8 @@ fn read_accounts(rootfs: &Path, path: &str, file: &'static str) -> Result<String
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is not a file")));
     }
     let mut bytes = Vec::new();
-    opened.take(MAX_ACCOUNT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_ACCOUNT_BYTES {
+    opened.take(accounts::MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > accounts::MAX_FILE_BYTES {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 1 MiB")));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -267,42 +173,6 @@ mod tests {
     use std::{fs, os::unix::fs::symlink};
 
     use super::*;
-
-    fn image(passwd: &str, group: &str) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("etc")).unwrap();
-        fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
-        fs::write(dir.path().join("etc/group"), group).unwrap();
-        dir
-    }
-
-    const PASSWD: &str =
-        "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/srv:/bin/false\nbroken\nhuge:x:4294967296:0:::\n";
-    const GROUP: &str = "root:x:0:\nweb:x:102:\nlogs:x:200:web,other\nstaff:x:50:web\n";
-
-    #[test]
-    fn user_is_found_in_every_form_that_images_use() {
-        let image = image(PASSWD, GROUP);
-        let resolve = |user: &str| resolve_user(image.path(), user).unwrap();
-        let user = |uid, gid, groups: &[u32]| ContainerUser { uid, gid, groups: groups.to_vec() };
-        assert_eq!(resolve(""), user(0, 0, &[0]));
-        assert_eq!(resolve("web"), user(101, 102, &[50, 102, 200]));
-        assert_eq!(resolve("101"), user(101, 102, &[50, 102, 200]));
-        assert_eq!(resolve("web:logs"), user(101, 200, &[200]));
-        assert_eq!(resolve("5000:6000"), user(5000, 6000, &[6000]));
-        assert_eq!(resolve("5000"), user(5000, 0, &[0]));
-    }
-
-    #[test]
-    fn id_that_would_wrap_to_root_is_refused() {
-        let image = image(PASSWD, GROUP);
-        for user in ["4294967296", "huge", "-1", "2147483648", "0:4294967296", "99999999999999999999"] {
-            let error = resolve_user(image.path(), user).unwrap_err();
-            assert!(matches!(error, RootfsError::IdOutOfRange { .. }), "{user}: {error}");
-        }
-        assert!(matches!(resolve_user(image.path(), "nobody"), Err(RootfsError::UnknownUser { .. })));
-        assert!(matches!(resolve_user(image.path(), "web:nope"), Err(RootfsError::UnknownGroup { .. })));
-    }
 
     #[test]
     fn account_file_that_links_outside_is_looked_up_inside() {

@@ -16,7 +16,7 @@ use model::{ContainerSpec, manifest::security::Security};
 use serde_json::{Value, json};
 use userns::IdRange;
 
-use super::rootfs::ContainerUser;
+use guest::accounts::Account;
 
 /// Where programs are looked for if the image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -54,7 +54,7 @@ pub struct ContainerSetup {
     /// Ids of the pod's user namespace, if it has one.
     pub ids: Option<IdRange>,
     /// Who runs it.
-    pub user: ContainerUser,
+    pub user: Account,
     /// Where it starts: exists.
     pub working_dir: PathBuf,
     /// Host name of the pod.
@@ -148,7 +148,7 @@ pub fn capability_names(security: &Security) -> Vec<&'static str> {
 
 /// Kubernetes' rule: a command stands instead of the image's entrypoint and its command, arguments stand instead of
 /// the image's command.
-fn command_line(container: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, SpecError> {
+pub(super) fn command_line(container: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, SpecError> {
     let (program, args) = match (container.command.is_empty(), container.args.is_empty()) {
         (true, true) => (&image.entrypoint, &image.cmd),
         (true, false) => (&image.entrypoint, &container.args),
@@ -162,7 +162,7 @@ fn command_line(container: &ContainerSpec, image: &ImageConfig) -> Result<Vec<St
 }
 
 /// Defaults, then the image's variables, then the manifest's; the later value of a name wins, in the earlier place.
-fn environment(
+pub(super) fn environment(
     container: &ContainerSpec,
     image: &ImageConfig,
     hostname: &str,

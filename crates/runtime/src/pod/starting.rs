@@ -11,7 +11,7 @@ use std::{fs, io, time::Duration};
 use images::{Image, Reference};
 use jiff::Timestamp;
 use model::{
-    ContainerPhase, ContainerSpec, ContainerStatus, PastRun, Reason,
+    ContainerPhase, ContainerSpec, ContainerStatus, Kind, PastRun, Reason,
     lifecycle::{Facts, Observed, containers},
 };
 use network::namespace;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{
     PodRuntime, blocking, fault,
     files::{EXIT_FILE, ExitFile, PROCESS_FILE, read_whole, write_whole},
-    given,
+    function, given,
     limits::Limits,
     link::LinkError,
     prepare::{START_FILE, StartFile},
@@ -103,6 +103,9 @@ impl PodRuntime {
         let Some(container) = record.spec.spec.all_containers().nth(index) else {
             return Err(fault::files(io::ErrorKind::NotFound.into()));
         };
+        if record.spec.kind == Kind::Function {
+            self.tell_function(place, record, index).await?;
+        }
         let start: Option<StartFile> =
             read_whole(&place.container(index).join(START_FILE)).map_err(fault::files)?;
         let start = start.ok_or_else(|| fault::files(io::ErrorKind::NotFound.into()))?;
@@ -120,6 +123,7 @@ impl PodRuntime {
             stop_signal: start.stop_signal,
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),
+            says_itself: record.spec.kind == Kind::Function,
             shared_pids: record.spec.spec.share_process_namespace.then(|| self.shared_pids(place, record)),
         })
     }
@@ -153,9 +157,14 @@ impl PodRuntime {
         }
         let Some(container) = record.spec.spec.all_containers().nth(index) else { return Ok(()) };
         let (cgroups, uid) = (self.shared.cgroups.clone(), record.spec.uid.clone());
-        let limits = Limits::of_container(container.resources.as_ref());
+        let limits = function::limits(&record.spec, Limits::of_container(container.resources.as_ref()));
         let made = blocking(move || cgroups.make_container_anew(&uid, index, &limits)).await;
         made.map_err(fault::files)?.map_err(fault::group)?;
+        if record.spec.kind == Kind::Function {
+            let content = self.content_of_run(place, record, index, container).await?;
+            self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;
+            return self.furnish_function(place, record, (index, container), content).await;
+        }
         // Before the root file system that stands on it goes: from here on somebody holds it.
         let image = self.image_of_run(place, record, index, container).await?;
         self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;

@@ -12,13 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guest::accounts::Account;
 use images::ImageConfig;
 use model::{ContainerSpec, WorkloadSpec, manifest::security::Security};
 use runtime::pod::{
     cgroup::Cgroups,
     files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole},
     limits::Limits,
-    rootfs::ContainerUser,
     seccomp::{Confinement, Profile},
     shim::wire::{Answer, Call, ContainerOrder, FrameBuffer, Message, Request, encode},
     spec::{ContainerSetup, Machine, container_spec},
@@ -120,7 +120,7 @@ impl Bench {
                 etc_dir: etc.clone(),
                 namespaces: Default::default(),
                 ids: None,
-                user: ContainerUser::default(),
+                user: Account::default(),
                 working_dir: PathBuf::from("/"),
                 hostname: "web".to_owned(),
                 machine: Machine { cgroups_shown: self.groups.shown(), open_files_max: 1_024, processors: 2 },
@@ -155,6 +155,7 @@ impl Bench {
                 groups: self.groups.container(&pod.uid, index),
                 memory_dir: self.groups.memory_dir(&pod.uid, index),
                 shared_pids: None,
+                says_itself: false,
             })
             .collect();
         Request::Start { pod: pod.uid.clone(), containers }

@@ -29,6 +29,7 @@ fn facts() -> NodeFacts {
         version: String::new(),
         cgroups: "v2".to_owned(),
         user_namespaces: "yes".to_owned(),
+        microvms: String::new(),
         kinds: vec![Kind::Pod],
         labels: BTreeMap::new(),
         cpu: Cpu(2000),

@@ -10,7 +10,7 @@ use model::{
     ContainerSpec, ContainerStatus, Instance, Kind, PortSpec, Protocol, PublishedPort, Reason, Revision,
     Status, WorkloadRecord, WorkloadSpec,
     api::Versioned,
-    manifest::{EnvVar, ExposureKind, FunctionSpec, Resources},
+    manifest::{EnvVar, ExposureKind, Resources, function::FunctionExposure},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -230,9 +230,22 @@ impl From<&Versioned<Instance>> for InstanceView {
 
 impl From<&WorkloadSpec> for SpecView {
     fn from(spec: &WorkloadSpec) -> Self {
+        let execution = spec.function.as_ref().and_then(|own| own.execution.as_ref());
         Self {
-            containers: spec.containers.iter().map(ContainerView::from).collect(),
-            function: spec.function.as_ref().map(FunctionView::from),
+            // Of a Function that has a root file system, they are that again.
+            containers: if execution.is_some() {
+                Vec::new()
+            } else {
+                spec.containers.iter().map(ContainerView::from).collect()
+            },
+            function: execution.map(|execution| FunctionView {
+                execution: ExecutionView { rootfs: execution.rootfs.clone() },
+                exposure: spec
+                    .function
+                    .as_ref()
+                    .and_then(|own| own.exposure.as_ref())
+                    .map(ExposureView::from),
+            }),
             node_selector: spec.node_selector.clone(),
             resources: spec.resources.clone(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
@@ -269,13 +282,8 @@ impl From<&PortSpec> for PortView {
     }
 }
 
-impl From<&FunctionSpec> for FunctionView {
-    fn from(spec: &FunctionSpec) -> Self {
-        let exposure = spec.exposure.as_ref().map(|exposure| ExposureView {
-            port: exposure.port,
-            target_port: exposure.target_port,
-            r#type: exposure.exposure,
-        });
-        Self { execution: ExecutionView { rootfs: spec.execution.rootfs.clone() }, exposure }
+impl From<&FunctionExposure> for ExposureView {
+    fn from(exposure: &FunctionExposure) -> Self {
+        Self { port: exposure.port, target_port: exposure.target_port, r#type: exposure.exposure }
     }
 }

@@ -178,6 +178,9 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
     if !facts.user_namespaces.is_empty() {
         sheet.field("User namespaces", &facts.user_namespaces);
     }
+    if !facts.microvms.is_empty() {
+        sheet.field("MicroVMs", &facts.microvms);
+    }
     sheet.field("Kinds", &facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     sheet.maybe("Labels", (!facts.labels.is_empty()).then(|| pairs(&facts.labels)));
     sheet.field(
@@ -222,7 +225,7 @@ fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
     let (cpu, memory) = spec.requests();
     sheet.field("Requests", &format!("{cpu} cpu, {} memory", bytes(memory.0)));
     if let Some(function) = &spec.function {
-        sheet.field("Rootfs", &function.execution.rootfs);
+        sheet.maybe("Rootfs", function.execution.as_ref().map(|execution| execution.rootfs.clone()));
     }
     let restarts = spec.restart_policy != RestartPolicy::default();
     sheet.maybe("Policy", restarts.then(|| format!("{:?}", spec.restart_policy)));

@@ -43,11 +43,15 @@ fn process(second: i64) -> Option<ProcessFile> {
 }
 
 fn running() -> ContainerFiles {
-    ContainerFiles { process: process(1), exit: None }
+    ContainerFiles { process: process(1), exit: None, said: None }
 }
 
 fn over(second: i64, exit: ExitFile) -> ContainerFiles {
-    ContainerFiles { process: process(1), exit: Some(ExitFile { finished_at: Some(at(second)), ..exit }) }
+    ContainerFiles {
+        process: process(1),
+        exit: Some(ExitFile { finished_at: Some(at(second)), ..exit }),
+        said: None,
+    }
 }
 
 fn code(code: i32) -> ExitFile {

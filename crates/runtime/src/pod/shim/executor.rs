@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use guest::vmm::REPORT;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use oci_spec::runtime::{Process, Spec};
 
@@ -29,17 +30,23 @@ use crate::pod::seccomp::Confinement;
 pub struct ProgramExecutor {
     /// Where a failure is explained. A number and not an owner: it is copied along by several forks.
     said: RawFd,
+    /// Whether the program goes on explaining there.
+    says_itself: bool,
     /// Where the program's terminal is sent, if it is to have one. A number for the same reason.
     terminal: Option<RawFd>,
     confinement: Confinement,
 }
 
 impl ProgramExecutor {
-    /// An executor that explains failures to the descriptor `said`, gives the program a terminal whose other end goes to
-    /// `terminal`, and holds it by this filter.
+    /// An executor that explains failures to the descriptor `said`, which the program itself may have as well, gives the
+    /// program a terminal whose other end goes to `terminal`, and holds it by this filter.
     #[must_use]
-    pub const fn new(said: RawFd, terminal: Option<RawFd>, confinement: Confinement) -> Self {
-        Self { said, terminal, confinement }
+    pub const fn new(
+        (said, says_itself): (RawFd, bool),
+        terminal: Option<RawFd>,
+        confinement: Confinement,
+    ) -> Self {
+        Self { said, says_itself, terminal, confinement }
     }
 
     fn prepare_terminal(&self) -> io::Result<()> {
@@ -62,6 +69,7 @@ impl Executor for ProgramExecutor {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let ready = self.prepare_terminal().map_err(|error| format!("a terminal: {error}"));
+        let ready = ready.and_then(|()| if self.says_itself { leave_report(self.said) } else { Ok(()) });
         let Err(words) =
             ready.and_then(|()| become_program(process, &present_environment(), &self.confinement));
         self.say(&words);
@@ -76,6 +84,15 @@ impl Executor for ProgramExecutor {
             ExecutorValidationError::ArgValidationError(words)
         })
     }
+}
+
+/// Leaves the report to the program, as the descriptor that it looks for it at.
+pub(super) fn leave_report(report: RawFd) -> Result<(), String> {
+    // SAFETY: plain calls on an open descriptor; whatever had the number before is not used after this.
+    let done = unsafe {
+        if report == REPORT { libc::fcntl(report, libc::F_SETFD, 0) } else { libc::dup2(report, REPORT) }
+    };
+    if done < 0 { Err(format!("its report: {}", io::Error::last_os_error())) } else { Ok(()) }
 }
 
 /// Finds the program of a process and becomes it, with this environment and behind this filter. Comes back only with words for people on why

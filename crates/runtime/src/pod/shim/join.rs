@@ -40,7 +40,7 @@ use rustix::{
 use super::{
     birth::{Birth, enter, fork_into},
     copying,
-    executor::become_program,
+    executor::{become_program, leave_report},
     launch::{MAX_WHY_BYTES, STDIO, unblock_signals},
     wire::ExecOrder,
 };
@@ -240,6 +240,9 @@ fn program(
     become_user(process).map_err(at("its user"))?;
     if let Some(copy) = &order.copy {
         copying::copy(copy, report, confinement)
+    }
+    if order.says_itself {
+        leave_report(report.as_raw_fd())?;
     }
     become_program(process, &environment(process), confinement)
 }

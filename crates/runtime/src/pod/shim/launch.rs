@@ -179,7 +179,11 @@ fn create(
     let (heard, said) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     let confinement =
         Confinement::read(&order.dir).map_err(|error| format!("its seccomp filter: {error}"))?;
-    let executor = ProgramExecutor::new(said.as_raw_fd(), terminal.map(AsRawFd::as_raw_fd), confinement);
+    let executor = ProgramExecutor::new(
+        (said.as_raw_fd(), order.says_itself),
+        terminal.map(AsRawFd::as_raw_fd),
+        confinement,
+    );
     let built = ContainerBuilder::new(id, SyscallType::default())
         .with_executor(executor)
         .with_stdin(stdin)
@@ -196,7 +200,7 @@ fn create(
         }
     };
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
-    let process = ProcessFile {
+    let mut process = ProcessFile {
         pid,
         start_ticks: start_ticks(pid).unwrap_or_default(),
         boot_id: config.boot_id.clone(),
@@ -215,7 +219,16 @@ fn create(
     let started = started.and_then(|()| {
         // Ends when init executes its program (the pipe closes then) or says why it cannot.
         let own = read_all(heard);
-        if own.is_empty() { Ok(Report::Runs { process }) } else { Err(own) }
+        if !own.is_empty() {
+            return Err(own);
+        }
+        if order.says_itself {
+            // It has begun only now, and not when its process was there.
+            process.created_at = Timestamp::now();
+            write_whole(&order.dir.join(PROCESS_FILE), &process)
+                .map_err(|error| format!("writing down its process: {error}"))?;
+        }
+        Ok(Report::Runs { process })
     });
     if started.is_err()
         && let Some(pid) = Pid::from_raw(pid)

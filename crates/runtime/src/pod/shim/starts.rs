@@ -23,6 +23,7 @@ use rustix::{
 };
 
 use super::{
+    LAUNCHES_FOR_EACH_PROCESSOR,
     attach::{OWNER_WITHIN, receive_terminal},
     keeper,
     launch::{Report, STDIO, has_begun, launch, make_fifo, open_fifo},
@@ -35,6 +36,8 @@ use crate::pod::files::{EXIT_FILE, ExitFile, ProcessFile, write_whole};
 
 /// How long the creation of a container may take: it is a matter of milliseconds, so after this it hangs.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+/// The same for one that says itself when it has begun: its supervisor has given up before.
+const BOOT_DEADLINE: Duration = Duration::from_secs(150);
 /// Most containers of one request: what a manifest can hold.
 const MAX_CONTAINERS: usize = model::manifest::MAX_CONTAINERS;
 /// Most containers that wait for their creator: more than a machine can hold.
@@ -70,14 +73,23 @@ impl Shim {
 
     /// Gives waiting containers a creator, as many as may be at work together.
     pub(super) fn launch_waiting(&mut self) {
-        while self.launches.len() < self.launches_max
-            && let Some((pod, order)) = self.waiting.pop_front()
-        {
+        while let Some((pod, order)) = self.next_waiting() {
             let index = order.index;
             if let Err(error) = self.launch_one(&pod, order) {
                 self.start_failed(&(pod, index), format!("preparing its start: {error}"));
             }
         }
+    }
+
+    /// The first of those that wait for which there is room. Machines that come up take seconds, so they have a room of
+    /// their own, and containers do not wait behind them.
+    fn next_waiting(&mut self) -> Option<(String, ContainerOrder)> {
+        let booting = self.launches.values().filter(|launch| launch.order.says_itself).count();
+        let may_boot = booting < self.launches_max.div_ceil(LAUNCHES_FOR_EACH_PROCESSOR);
+        let may_launch = self.launches.len() - booting < self.launches_max;
+        let fits = |order: &ContainerOrder| if order.says_itself { may_boot } else { may_launch };
+        let place = self.waiting.iter().position(|(_, order)| fits(order))?;
+        self.waiting.remove(place)
     }
 
     fn launch_one(&mut self, pod: &str, order: ContainerOrder) -> io::Result<()> {
@@ -99,7 +111,7 @@ impl Shim {
             token,
             outputs,
             terminal: launched.terminal,
-            deadline: Instant::now() + LAUNCH_DEADLINE,
+            deadline: Instant::now() + if order.says_itself { BOOT_DEADLINE } else { LAUNCH_DEADLINE },
             order,
         };
         let watched = watch(&self.epoll, &entry.report, token);
@@ -246,7 +258,7 @@ impl Shim {
             .map(|(key, _)| key.clone())
             .collect();
         for key in late {
-            self.end_launch(&key, &format!("its creation took longer than {} s", LAUNCH_DEADLINE.as_secs()));
+            self.end_launch(&key, "its creation took too long");
         }
     }
 

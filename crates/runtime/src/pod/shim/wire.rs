@@ -126,6 +126,10 @@ pub struct ContainerOrder {
     pub memory_dir: Option<PathBuf>,
     /// Where its processes are, if the pod's containers share them.
     pub shared_pids: Option<SharedPids>,
+    /// Whether the program says itself when it has begun, as one that stands for another does: until then the report
+    /// stays open, as its descriptor 3.
+    #[serde(default)]
+    pub says_itself: bool,
 }
 
 /// What holds the processes of a pod whose containers share them.
@@ -166,6 +170,9 @@ pub struct ExecOrder {
     pub terminal: Option<(u16, u16)>,
     /// What is to be done instead of becoming a program.
     pub copy: Option<Copy>,
+    /// Whether the program says itself when it has begun, as for a container.
+    #[serde(default)]
+    pub says_itself: bool,
 }
 
 /// A copy between a container and its standard files.

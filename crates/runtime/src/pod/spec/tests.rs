@@ -37,7 +37,7 @@ fn setup() -> ContainerSetup {
         etc_dir: at("etc"),
         namespaces: (at("ns/net"), at("ns/ipc"), at("ns/uts")),
         ids: None,
-        user: ContainerUser { uid: 101, gid: 102, groups: vec![200] },
+        user: Account { uid: 101, gid: 102, groups: vec![200] },
         working_dir: PathBuf::from("/srv"),
         hostname: "web".to_owned(),
         machine: machine(),

@@ -257,6 +257,7 @@ fn config(state: &Path) -> PodRuntimeConfig {
         },
         keep_logs: runtime::pod::KEEP_LOGS,
         user_namespaces: true,
+        microvms: runtime::microvm::MicrovmConfig::default(),
         network: NetworkConfig {
             bridge: "riktest0".to_owned(),
             subnet: "10.213.0.0/24".parse::<Subnet>().unwrap(),

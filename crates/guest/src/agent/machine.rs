@@ -1,0 +1,276 @@
+//! What the kernel has to be told before a program can run: file systems, modules, clock, random numbers.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    os::{fd::AsRawFd, unix::fs::symlink},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::statfs,
+    io::Errno,
+    mount::{MountFlags, mount, mount_bind, mount_remount},
+    time::{ClockId, Timespec, clock_settime},
+};
+
+use crate::{order::Boot, vmm::PORT_NAME};
+
+/// Where the program's root is made.
+pub(super) const ROOT: &str = "/root";
+/// The root file system as it was given.
+const BASE: &str = "/base";
+/// What is written over it, in memory.
+const SCRATCH: &str = "/scratch";
+/// The disk that the root file system is on.
+const DISK: &str = "/dev/vda";
+/// Where the modules are that have to be loaded, in the order of their names.
+const MODULES: &str = "/modules";
+/// Most time that the kernel needs until a device is there after its module was loaded.
+const DEVICE_WITHIN: Duration = Duration::from_secs(20);
+/// Pause between two looks for it.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// `f_type` of the file systems that a kernel unpacks an initramfs into (linux/magic.h).
+const FIRST_ROOTS: [u64; 2] = [0x8584_58f6, 0x0102_1994];
+
+/// Whether this process is the first one of a machine that has just been started, in an initramfs of ours.
+pub(super) fn is_newborn() -> Result<(), &'static str> {
+    let refusal = "rik-guest is the first process of a microVM; here it does nothing";
+    let first = std::process::id() == 1;
+    let root = statfs("/").ok().and_then(|found| u64::try_from(found.f_type).ok());
+    let in_memory = root.is_some_and(|kind| FIRST_ROOTS.contains(&kind));
+    // Nobody has mounted anything yet.
+    let untouched = !Path::new("/proc/self").exists() && Path::new(MODULES).exists();
+    if first && in_memory && untouched { Ok(()) } else { Err(refusal) }
+}
+
+/// Switches the machine off; does not come back.
+pub(super) fn power_off() -> ! {
+    rustix::fs::sync();
+    // SAFETY: a plain call.
+    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    loop {
+        // A kernel that does not know how: it is for the VMM to end then.
+        thread::park();
+    }
+}
+
+fn named(what: &str) -> impl Fn(Errno) -> String {
+    move |error| format!("mounting {what}: {error}")
+}
+
+/// The kernel's own file systems.
+pub(super) fn mount_basics() -> Result<(), String> {
+    for (target, kind) in [("/dev", "devtmpfs"), ("/proc", "proc"), ("/sys", "sysfs")] {
+        let _ = fs::create_dir(target);
+        match mount(kind, target, kind, MountFlags::NOSUID | MountFlags::NOEXEC, None) {
+            // A kernel may mount its devices by itself.
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(error) => return Err(named(target)(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Loads what the initramfs brings. What cannot be loaded is told on the console; what it was for will be missed later.
+pub(super) fn load_modules() {
+    /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h.
+    const COMPRESSED: libc::c_int = 4;
+    let entries = fs::read_dir(MODULES).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(file) = File::open(&path) else { continue };
+        let compressed = path.extension().is_some_and(|ending| ending != "ko");
+        let flags = if compressed { COMPRESSED } else { 0 };
+        // SAFETY: a plain call; the text is constant and ends with NUL.
+        let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), flags) };
+        let error = io::Error::last_os_error();
+        if done != 0 && error.raw_os_error() != Some(libc::EEXIST) {
+            eprintln!("rik: module {}: {error}", path.display());
+        }
+    }
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
+    let until = Instant::now() + DEVICE_WITHIN;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > until {
+            return Err(format!("{what} does not appear: the kernel has no driver for it"));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The port that leads outside: by its name, for its number differs.
+pub(super) fn find_port() -> Result<File, String> {
+    let path = wait_for("the port to the outside", || {
+        let entries = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
+        let own =
+            |dir: &PathBuf| fs::read_to_string(dir.join("name")).is_ok_and(|name| name.trim() == PORT_NAME);
+        entries.map(|entry| entry.path()).find(own)
+    })?;
+    let device = Path::new("/dev").join(path.file_name().unwrap_or_default());
+    let opened = OpenOptions::new().read(true).write(true).open(&device);
+    opened.map_err(|error| format!("{}: {error}", device.display()))
+}
+
+/// Sets the clock.
+pub(super) fn set_clock(unix_nanos: u64) -> Result<(), String> {
+    let time = Timespec {
+        tv_sec: i64::try_from(unix_nanos / 1_000_000_000).unwrap_or_default(),
+        tv_nsec: i64::try_from(unix_nanos % 1_000_000_000).unwrap_or_default(),
+    };
+    clock_settime(ClockId::Realtime, time).map_err(|error| format!("setting the clock: {error}"))
+}
+
+/// Gives the kernel random bytes that it can count on.
+pub(super) fn add_entropy(bytes: &[u8]) -> Result<(), String> {
+    /// `struct rand_pool_info` of linux/random.h, with room for what is sent.
+    #[repr(C)]
+    struct Pool {
+        bits: libc::c_int,
+        bytes: libc::c_int,
+        buffer: [u8; 64],
+    }
+    /// `RNDADDENTROPY` of linux/random.h.
+    const ADD: libc::c_ulong = 0x4008_5203;
+    let mut pool = Pool { bits: 0, bytes: 0, buffer: [0; 64] };
+    let count = bytes.len().min(pool.buffer.len());
+    if count == 0 {
+        return Ok(());
+    }
+    for (to, from) in pool.buffer.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    pool.bytes = libc::c_int::try_from(count).unwrap_or_default();
+    pool.bits = pool.bytes * 8;
+    let failed = |error: io::Error| format!("adding random numbers: {error}");
+    let device = File::open("/dev/urandom").map_err(failed)?;
+    // SAFETY: the structure is as the kernel wants it and outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), ADD as _, &raw const pool) } {
+        0 => Ok(()),
+        _ => Err(failed(io::Error::last_os_error())),
+    }
+}
+
+/// What kind of file system is on the disk, by what stands where each of them has its mark.
+fn kind_of_disk(disk: &mut File) -> io::Result<Option<&'static str>> {
+    let mut has = |at: u64, mark: &[u8]| -> io::Result<bool> {
+        let mut found = vec![0_u8; mark.len()];
+        disk.seek(SeekFrom::Start(at))?;
+        disk.read_exact(&mut found)?;
+        Ok(found == mark)
+    };
+    Ok(if has(1024, &[0xe2, 0xe1, 0xf5, 0xe0])? {
+        Some("erofs")
+    } else if has(0, b"hsqs")? {
+        Some("squashfs")
+    } else if has(1080, &[0x53, 0xef])? {
+        Some("ext4")
+    } else {
+        None
+    })
+}
+
+/// Makes the root of the program: what was given, and over it what it writes.
+pub(super) fn mount_root(boot: &Boot) -> Result<(), String> {
+    let mut disk = wait_for("the disk with the root file system", || File::open(DISK).ok())?;
+    let kind = kind_of_disk(&mut disk).map_err(|error| format!("reading the root file system: {error}"))?;
+    let kind = kind.ok_or("the root file system is none that is known: erofs, squashfs or ext4")?;
+    drop(disk);
+    for dir in [BASE, SCRATCH, ROOT] {
+        let _ = fs::create_dir(dir);
+    }
+    // A journal that was not closed is not played back onto a disk that cannot be written.
+    let options = (kind == "ext4").then_some(c"noload");
+    mount(DISK, BASE, kind, MountFlags::RDONLY, options).map_err(named("the root file system"))?;
+    mount("scratch", SCRATCH, "tmpfs", MountFlags::empty(), Some(c"mode=755")).map_err(named("memory"))?;
+    for dir in ["upper", "work"] {
+        fs::create_dir(Path::new(SCRATCH).join(dir)).map_err(|error| error.to_string())?;
+    }
+    let layers = c"lowerdir=/base,upperdir=/scratch/upper,workdir=/scratch/work";
+    mount("overlay", ROOT, "overlay", MountFlags::empty(), Some(layers)).map_err(named("what is written"))?;
+    furnish(boot)?;
+    if boot.read_only {
+        mount_remount(ROOT, MountFlags::RDONLY, "").map_err(named("the root file system read-only"))?;
+    }
+    Ok(())
+}
+
+/// What every program finds in its root: devices, the kernel's settings, files of `/etc`. Its processes are mounted by
+/// the first of them.
+fn furnish(boot: &Boot) -> Result<(), String> {
+    let root = Path::new(ROOT);
+    for dir in ["dev", "proc", "sys", "etc", "tmp"] {
+        // What is there already is as the image wants it.
+        let _ = fs::create_dir(root.join(dir));
+    }
+    for (name, text) in &boot.etc {
+        let path = root.join("etc").join(name);
+        // A link would lead out of this root.
+        let _ = fs::remove_file(&path);
+        fs::write(&path, text).map_err(|error| format!("writing /etc/{name}: {error}"))?;
+    }
+    mount_bind("/dev", root.join("dev")).map_err(named("its devices"))?;
+    let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    for dir in ["pts", "shm"] {
+        let _ = fs::create_dir(root.join("dev").join(dir));
+    }
+    let terminals = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("devpts", root.join("dev/pts"), "devpts", flags, Some(terminals)).map_err(named("terminals"))?;
+    mount("shm", root.join("dev/shm"), "tmpfs", strict, Some(c"mode=1777"))
+        .map_err(named("shared memory"))?;
+    mount("sysfs", root.join("sys"), "sysfs", strict, None).map_err(named("/sys"))?;
+    let _ = fs::remove_file(root.join("dev/ptmx"));
+    for (name, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
+        let _ = symlink(target, root.join("dev").join(name));
+    }
+    Ok(())
+}
+
+/// How often the kernel has ended a program because there was no memory left.
+pub(super) fn oom_kills() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
+    count.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn file_system_is_known_by_its_mark_and_by_nothing_else() {
+        let kind = |at: usize, mark: &[u8]| {
+            let mut bytes = vec![0_u8; 4096];
+            bytes.get_mut(at..at + mark.len()).unwrap().copy_from_slice(mark);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            kind_of_disk(&mut file).unwrap()
+        };
+        assert_eq!(kind(1024, &0xe0f5_e1e2_u32.to_le_bytes()), Some("erofs"));
+        assert_eq!(kind(0, b"hsqs"), Some("squashfs"));
+        assert_eq!(kind(1080, &0xef53_u16.to_le_bytes()), Some("ext4"));
+        assert_eq!(kind(0, b"QFI\xfb"), None);
+    }
+
+    #[test]
+    fn agent_does_nothing_on_a_machine_that_lives() {
+        assert!(is_newborn().is_err());
+    }
+}

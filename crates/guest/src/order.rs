@@ -1,0 +1,131 @@
+//! What a microVM is told to be and to do, and what it says about it.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What the supervisor is told: the whole description of one microVM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Machine {
+    /// The VMM and its arguments.
+    pub vmm: Vec<String>,
+    /// Socket of the VMM that is the other end of the microVM's port.
+    pub port: PathBuf,
+    /// Seconds that the microVM has to come up.
+    pub boot_seconds: u32,
+    /// What the microVM is to be.
+    pub boot: Boot,
+    /// The program that it is there for.
+    pub main: Order,
+    /// Whether somebody may write to it.
+    pub stdin: bool,
+}
+
+/// What the machine inside is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Boot {
+    /// Its name.
+    pub hostname: String,
+    /// Its place in the network, if it has one.
+    pub network: Option<Network>,
+    /// Files of `/etc` and what is in them: `hosts`, `hostname`, `resolv.conf`.
+    pub etc: Vec<(String, String)>,
+    /// Time since 1970, in nanoseconds, when this was sent.
+    pub unix_nanos: u64,
+    /// Random bytes, which no other microVM is told.
+    pub entropy: Vec<u8>,
+    /// Whether nothing may be written to the root file system.
+    pub read_only: bool,
+}
+
+/// A place in the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// The microVM's own address.
+    pub address: Ipv4Addr,
+    /// Length of its subnet's prefix, in bits.
+    pub prefix: u8,
+    /// Where everything else is reached by.
+    pub gateway: Ipv4Addr,
+    /// Largest packet, in bytes.
+    pub mtu: u32,
+}
+
+/// The agent's first words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Version of the agent.
+    pub version: String,
+}
+
+/// Something to be done inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// What.
+    pub task: Task,
+    /// Rows and columns of its terminal, if it is to have one.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Kinds of what is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Task {
+    /// Run a program.
+    Run(Program),
+    /// Write the file or directory here, as an archive, to standard output.
+    CopyOut(PathBuf),
+    /// Put the archive from standard input here.
+    CopyIn(PathBuf),
+}
+
+impl Default for Task {
+    fn default() -> Self {
+        Self::Run(Program::default())
+    }
+}
+
+/// A program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Program {
+    /// Its file, or a name that is looked up, and its arguments. Of a root file system that says nothing about what runs
+    /// in it, none: then it is its `init`.
+    pub args: Vec<String>,
+    /// Its environment, as `NAME=value`.
+    pub env: Vec<String>,
+    /// Directory that it starts in; made if it is not there.
+    pub working_dir: PathBuf,
+    /// Who runs it: `name`, `uid`, `name:group`, `uid:gid`, or nothing for root.
+    pub user: String,
+    /// Further groups of that user.
+    pub groups: Vec<u32>,
+    /// Whether it is an error if that is root.
+    pub non_root: bool,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// Its exit code, if it ended by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the microVM's memory was all taken when that happened.
+    #[serde(default)]
+    pub out_of_memory: bool,
+}
+
+impl Ended {
+    /// The code that a shell would give for it.
+    #[must_use]
+    pub fn shell_code(self) -> u8 {
+        let code = self.code.or(self.signal.map(|signal| 128 + signal)).unwrap_or(255);
+        u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+    }
+}

@@ -1,0 +1,275 @@
+//! Begins a VMM, and is the outer end of its microVM's program.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, BufReader, Read},
+    os::unix::{
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    MACHINE_FILE, OUT_OF_MEMORY, REASON_FILE,
+    console::Console,
+    lost,
+    session::{self, Ends, become_terminal, pass_signals},
+    sessions_socket, signals,
+};
+use crate::{
+    flow::{Wire, lock},
+    frame::{Frame, MAIN},
+    order::{Ended, Machine},
+};
+
+/// Pause between two looks whether the VMM listens.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Largest description of a microVM.
+const MAX_MACHINE_BYTES: u64 = 16 << 20;
+/// How long the VMM may take to end by itself once its port has closed.
+const VMM_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Sessions by the number of their stream.
+type Sessions = Arc<Mutex<HashMap<u32, Arc<Wire<UnixStream>>>>>;
+
+/// A supervisor whose microVM's program has begun.
+pub(super) struct Supervisor {
+    vmm: Child,
+    console: Console,
+    wire: Arc<Wire<UnixStream>>,
+    port: BufReader<UnixStream>,
+    sessions: Sessions,
+    ends: Ends,
+}
+
+impl Supervisor {
+    /// Begins the VMM and waits until the program in the microVM has begun. The error is words on why it could not.
+    pub(super) fn begin() -> Result<Self, String> {
+        let mut machine = read_machine()?;
+        if machine.main.terminal.is_some() {
+            machine.main.terminal =
+                Some(become_terminal().map_err(|error| format!("its terminal: {error}"))?);
+        }
+        let (mut vmm, console) = begin_vmm(&machine.vmm)?;
+        let until = Instant::now() + Duration::from_secs(machine.boot_seconds.into());
+        match boot(&mut vmm, &machine, until) {
+            Ok((wire, port)) => {
+                let wire = Arc::new(wire);
+                let ends = Ends::new(&wire, MAIN);
+                if machine.stdin || machine.main.terminal.is_some() {
+                    ends.carry_input(&wire, MAIN);
+                }
+                let own = Self { vmm, console, wire, port, sessions: Sessions::default(), ends };
+                own.listen().map_err(|error| format!("a socket for sessions: {error}"))?;
+                Ok(own)
+            }
+            Err(mut words) => {
+                end(&mut vmm, Duration::ZERO);
+                let last = console.last_words();
+                if !last.is_empty() {
+                    words = format!("{words}; the last that it said: {last}");
+                }
+                Err(words)
+            }
+        }
+    }
+
+    /// Carries until the program has ended, or the microVM.
+    pub(super) fn run(mut self) -> ExitCode {
+        let own = Arc::clone(&self.wire);
+        pass_signals(MAIN, move |stream, frame| drop(own.send(stream, &frame)));
+        let why = loop {
+            match Frame::read(&mut self.port) {
+                Ok((MAIN, Frame::Ended(ended))) => return self.ended(ended),
+                Ok((MAIN, frame)) => {
+                    if let Err(error) = self.ends.take(frame) {
+                        break error.to_string();
+                    }
+                }
+                Ok((stream, frame)) => self.pass(stream, &frame),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break String::new(),
+                Err(error) => break error.to_string(),
+            }
+        };
+        self.ends.flush();
+        let how = end(&mut self.vmm, VMM_ENDS_WITHIN);
+        let last = self.console.last_words();
+        let parts = [why, how, last];
+        let said = parts.iter().filter(|part| !part.is_empty()).map(String::as_str);
+        say_reason(&format!("the microVM ended: {}", said.collect::<Vec<_>>().join("; ")));
+        ExitCode::from(Ended::default().shell_code())
+    }
+
+    fn ended(mut self, ended: Ended) -> ExitCode {
+        self.ends.flush();
+        if ended.out_of_memory {
+            say_reason(OUT_OF_MEMORY);
+        }
+        // Nothing of it is kept: all that it wrote was in its memory.
+        end(&mut self.vmm, Duration::ZERO);
+        ExitCode::from(ended.shell_code())
+    }
+
+    /// Passes on what came for a session.
+    fn pass(&self, stream: u32, frame: &Frame) {
+        let last = matches!(frame, Frame::Ended(_) | Frame::Failed(_));
+        let mut sessions = lock(&self.sessions);
+        let session = if last { sessions.remove(&stream) } else { sessions.get(&stream).cloned() };
+        drop(sessions);
+        if let Some(session) = session {
+            // One that has gone is told to the microVM by whoever reads from it.
+            let _ = session.send(session::OWN, frame);
+        }
+    }
+
+    /// Lets sessions come.
+    fn listen(&self) -> io::Result<()> {
+        let listener = UnixListener::bind(sessions_socket())?;
+        let (sessions, wire) = (Arc::clone(&self.sessions), Arc::clone(&self.wire));
+        thread::spawn(move || {
+            let next = AtomicU32::new(MAIN + 1);
+            while let Ok((connection, _)) = listener.accept() {
+                let stream = next.fetch_add(1, Ordering::Relaxed);
+                let (sessions, wire) = (Arc::clone(&sessions), Arc::clone(&wire));
+                thread::spawn(move || serve(stream, connection, &sessions, &wire));
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Passes on what a session says, until it goes.
+fn serve(stream: u32, connection: UnixStream, sessions: &Sessions, wire: &Wire<UnixStream>) {
+    let Ok(out) = connection.try_clone() else { return };
+    lock(sessions).insert(stream, Arc::new(Wire::new(out)));
+    let mut frames = BufReader::new(connection);
+    while let Ok((_, frame)) = Frame::read(&mut frames) {
+        if wire.send(stream, &frame).is_err() {
+            break;
+        }
+    }
+    if lock(sessions).remove(&stream).is_some() {
+        // It went before its program ended.
+        let _ = wire.send(stream, &Frame::Signal(libc::SIGKILL));
+    }
+}
+
+fn read_machine() -> Result<Machine, String> {
+    let failed = |error: io::Error| format!("its description: {error}");
+    let mut text = Vec::new();
+    let file = fs::File::open(MACHINE_FILE).map_err(failed)?;
+    file.take(MAX_MACHINE_BYTES).read_to_end(&mut text).map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|error| format!("its description: {error}"))
+}
+
+fn begin_vmm(command: &[String]) -> Result<(Child, Console), String> {
+    let (program, args) = command.split_first().ok_or("no VMM was named")?;
+    let failed = |error: io::Error| format!("{program} could not be begun: {error}");
+    let (console, said) = io::pipe().map_err(failed)?;
+    let errors = said.try_clone().map_err(failed)?;
+    let mut vmm = Command::new(program);
+    vmm.args(args).env_clear().stdin(Stdio::null()).stdout(said).stderr(errors);
+    // SAFETY: one system call on a value of its own.
+    unsafe {
+        vmm.pre_exec(|| {
+            signals::unblock();
+            Ok(())
+        });
+    }
+    let child = vmm.spawn().map_err(failed)?;
+    // With it go this process's copies of the pipe's end, so that the console ends with the VMM.
+    drop(vmm);
+    Ok((child, Console::read(console)))
+}
+
+/// Brings the microVM up to the point where its program has begun.
+fn boot(
+    vmm: &mut Child,
+    machine: &Machine,
+    until: Instant,
+) -> Result<(Wire<UnixStream>, BufReader<UnixStream>), String> {
+    let late = || format!("the microVM did not come up within {} s", machine.boot_seconds);
+    let connection = loop {
+        match UnixStream::connect(&machine.port) {
+            Ok(connection) => break connection,
+            Err(_not_yet) if Instant::now() < until => {}
+            Err(error) => return Err(lost(&error)),
+        }
+        if let Ok(Some(status)) = vmm.try_wait() {
+            return Err(format!("the VMM ended at once ({status})"));
+        }
+        thread::sleep(LOOK_EVERY);
+    };
+    let said = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(),
+        io::ErrorKind::UnexpectedEof => "the microVM ended before its program had begun".to_owned(),
+        _ => lost(&error),
+    };
+    let mut port = BufReader::new(connection.try_clone().map_err(said)?);
+    let mut read = || {
+        let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
+        port.get_ref().set_read_timeout(Some(left))?;
+        Frame::read(&mut port)
+    };
+    let wire = Wire::new(connection);
+    match read().map_err(said)? {
+        (MAIN, Frame::Ready(_)) => {}
+        (_, Frame::Failed(words)) => return Err(words),
+        _ => return Err("the microVM does not speak as it should".to_owned()),
+    }
+    let mut own = machine.boot.clone();
+    own.unix_nanos = unix_nanos();
+    own.entropy = entropy().map_err(|error| format!("random numbers: {error}"))?;
+    wire.send(MAIN, &Frame::Boot(Box::new(own))).map_err(said)?;
+    wire.send(MAIN, &Frame::Open(Box::new(machine.main.clone()))).map_err(said)?;
+    match read().map_err(said)? {
+        (MAIN, Frame::Opened) => {}
+        (_, Frame::Failed(words)) => return Err(words),
+        _ => return Err("the microVM does not speak as it should".to_owned()),
+    }
+    port.get_ref().set_read_timeout(None).map_err(said)?;
+    Ok((wire, port))
+}
+
+fn unix_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or_default()
+}
+
+fn entropy() -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0_u8; 64];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Waits for the VMM to end by itself, ends it if it does not, and says how it ended if that tells anything.
+fn end(vmm: &mut Child, within: Duration) -> String {
+    let until = Instant::now() + within;
+    loop {
+        match vmm.try_wait() {
+            Ok(Some(status)) if status.success() => return String::new(),
+            Ok(Some(status)) => return format!("the VMM ended with {status}"),
+            Ok(None) if Instant::now() < until => thread::sleep(LOOK_EVERY),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    // One that has ended by now is as good as one that is ended here.
+    let _ = vmm.kill();
+    let _ = vmm.wait();
+    String::new()
+}
+
+/// Leaves the reason where the node looks for it, and in the log.
+fn say_reason(words: &str) {
+    if fs::write(REASON_FILE, words).is_err() {
+        eprintln!("rik: {words}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Finds out who can run a guest's instructions: by booting the very kernel that guests get, to the agent's first word.
+//!
+//! That `/dev/kvm` opens, or even that a tiny program runs, proves nothing: on a machine that is virtual itself, each of
+//! a kernel's stranger instructions may be missing.
+
+use std::{
+    arch::x86_64::_rdtsc,
+    fs,
+    io::{self, BufReader},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guest::{frame::Frame, vmm::PORT_NAME};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AcceleratorWish,
+    jail::{INITRAMFS, KERNEL},
+    qemu::Accelerator,
+};
+use crate::pod::files::{read_whole, write_whole};
+
+/// The kernel's door to the processor's own virtual machines.
+const KVM: &str = "/dev/kvm";
+/// How long a kernel may take to come up by the processor: where it works, it is under a second.
+const COMES_UP_WITHIN: Duration = Duration::from_secs(12);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// For how long the time stamp counter is watched, to know its rate.
+const COUNTED_FOR: Duration = Duration::from_millis(50);
+
+/// What was found out, for this jail on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    /// The jail: it is named for VMM, kernel and guest program.
+    jail: PathBuf,
+    /// The processor and the machine's own kernel.
+    machine: String,
+    /// Why the processor cannot; None if it can.
+    why_not: Option<String>,
+}
+
+/// Who runs instructions, and the words about it.
+pub(super) fn decide(wish: AcceleratorWish, program: &Path, jail: &Path) -> (Accelerator, String) {
+    let emulated = |why: &str| (Accelerator::Tcg(counter_khz()), format!("emulated ({why})"));
+    match wish {
+        AcceleratorWish::Kvm => (Accelerator::Kvm, "by KVM (as configured)".to_owned()),
+        AcceleratorWish::Tcg => emulated("as configured"),
+        AcceleratorWish::Auto => match verdict(program, jail) {
+            None => (Accelerator::Kvm, "by KVM".to_owned()),
+            Some(why) => emulated(&why),
+        },
+    }
+}
+
+/// Why the processor cannot run guests; None if it can. Remembered.
+fn verdict(program: &Path, jail: &Path) -> Option<String> {
+    if let Err(error) = fs::OpenOptions::new().read(true).write(true).open(KVM) {
+        return Some(format!("{KVM}: {error}"));
+    }
+    let place = jail.with_file_name("kvm.json");
+    let machine = machine();
+    // A verdict that cannot be read is found again.
+    let known: Option<Verdict> = read_whole(&place).ok().flatten();
+    if let Some(known) = known.filter(|known| known.jail == jail && known.machine == machine) {
+        return known.why_not;
+    }
+    tracing::info!("trying whether the processor can run microVMs by itself (KVM)");
+    let why_not = try_out(program, jail).err();
+    let verdict = Verdict { jail: jail.to_owned(), machine, why_not: why_not.clone() };
+    if let Err(error) = write_whole(&place, &verdict) {
+        tracing::warn!(%error, "whether KVM works is not remembered");
+    }
+    why_not
+}
+
+fn machine() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
+    format!("{model} {}", rustix::system::uname().release().to_string_lossy())
+}
+
+/// A VMM that ends when it is let go.
+struct Trial(Child);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots the kernel by the processor until the agent speaks.
+fn try_out(program: &Path, jail: &Path) -> Result<(), String> {
+    let until = Instant::now() + COMES_UP_WITHIN;
+    let inside = |path: &str| jail.join(path.trim_start_matches('/'));
+    let socket = jail.with_file_name("kvm.sock");
+    let _ = fs::remove_file(&socket);
+    // The address of a socket is short.
+    let dir = socket.parent().unwrap_or(jail);
+    let mut command = Command::new(program);
+    command
+        .args(["-M", "microvm,acpi=on,isa-serial=on", "-accel", "kvm", "-cpu", "host", "-m", "128M"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(inside(KERNEL))
+        .arg("-initrd")
+        .arg(inside(INITRAMFS))
+        .args(["-device", "virtio-serial-device"])
+        .args(["-chardev", "socket,id=port,path=kvm.sock,server=on,wait=off"])
+        .args(["-device", &format!("virtserialport,chardev=port,name={PORT_NAME}")])
+        .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"])
+        .args(["-append", "quiet panic=-1 reboot=t"])
+        .current_dir(dir)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
+    let mut trial = Trial(child);
+    let heard = hear(&mut trial, &socket, until);
+    let _ = fs::remove_file(&socket);
+    heard
+}
+
+fn hear(trial: &mut Trial, socket: &Path, until: Instant) -> Result<(), String> {
+    let late = || format!("the kernel did not come up by KVM within {} s", COMES_UP_WITHIN.as_secs());
+    let dir = socket.parent().and_then(|dir| fs::File::open(dir).ok()).ok_or_else(late)?;
+    let short = crate::pod::shim::through(&dir).join("kvm.sock");
+    let stream = loop {
+        if let Ok(stream) = UnixStream::connect(&short) {
+            break stream;
+        }
+        if let Ok(Some(status)) = trial.0.try_wait() {
+            return Err(format!("QEMU by KVM ended at once ({status})"));
+        }
+        if Instant::now() > until {
+            return Err(late());
+        }
+        thread::sleep(LOOK_EVERY);
+    };
+    let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
+    stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
+    match Frame::read(BufReader::new(stream)) {
+        Ok((_, Frame::Ready(_))) => Ok(()),
+        Ok(_) => Err("the guest did not speak as it should".to_owned()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(late())
+        }
+        Err(_ended) => Err("the guest ended before it could say anything".to_owned()),
+    }
+}
+
+/// How fast the time stamp counter runs, in kHz.
+fn counter_khz() -> u64 {
+    // SAFETY: every processor of this architecture has the instruction.
+    let count = || unsafe { _rdtsc() };
+    let (begun, first) = (Instant::now(), count());
+    while begun.elapsed() < COUNTED_FOR {
+        std::hint::spin_loop();
+    }
+    let (last, spent) = (count(), begun.elapsed().as_micros());
+    let ticks = u128::from(last.saturating_sub(first));
+    u64::try_from(ticks * 1_000 / spent.max(1)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_runs_at_a_rate_that_processors_have() {
+        let khz = counter_khz();
+        assert!((500_000..10_000_000).contains(&khz), "{khz}");
+    }
+
+    #[test]
+    fn emulation_tells_why() {
+        let (accelerator, words) = decide(AcceleratorWish::Tcg, Path::new("/q"), Path::new("/j"));
+        assert!(matches!(accelerator, Accelerator::Tcg(_)));
+        assert_eq!(words, "emulated (as configured)");
+    }
+}
