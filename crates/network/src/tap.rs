@@ -8,7 +8,7 @@
 //! So the microVM is on no network but its own: it cannot speak with another's address, on either level, and its VMM
 //! holds nothing but a device.
 
-#![allow(unsafe_code, reason = "the kernel has no other way to make such a device than by calls on it")]
+#![expect(unsafe_code, reason = "the kernel has no other way to make such a device than by calls on it")]
 
 use std::{fs::OpenOptions, io, net::Ipv4Addr, os::fd::AsFd};
 

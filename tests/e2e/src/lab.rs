@@ -318,7 +318,13 @@ pub fn riklet(host: &Host, name: &str, program: &Path) -> Command {
         .arg(&state)
         .arg("--config-file")
         .arg(configuration(name))
+        .env("RIKLET_VM_ACCELERATOR", "tcg")
+        .env("RIKLET_ROOTFS_ALLOW", "127.0.0.1")
         .current_dir(Lab::root());
+    // The machine that the tests run on need not have a kernel of its own under /boot.
+    if let Some(kernel) = programs::guest_kernel() {
+        command.env("KERNEL_LOCATION", kernel);
+    }
     command
 }
 

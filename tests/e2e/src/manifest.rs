@@ -39,3 +39,11 @@ pub fn web(name: &str, port: u16) -> Value {
     container["ports"] = json!({ "port": port, "target_port": 8080, "type": "NodePort" });
     pod(name, &[container])
 }
+
+/// A Function of one container that runs a line of shell, both called `name`.
+#[must_use]
+pub fn function(name: &str, script: &str) -> Value {
+    let mut manifest = pod(name, &[shell(name, script)]);
+    manifest["kind"] = "Function".into();
+    manifest
+}

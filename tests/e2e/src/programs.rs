@@ -40,6 +40,14 @@ pub fn built(name: &str) -> PathBuf {
     path
 }
 
+/// The kernel that microVMs boot, if `cargo xtask test` has fetched it: `tests/e2e/src/guest.rs` boots the same.
+#[must_use]
+pub fn guest_kernel() -> Option<PathBuf> {
+    let boot = target_folder().join("guest-kernel").join("boot");
+    let mut found = std::fs::read_dir(boot).ok()?.flatten().map(|entry| entry.path());
+    found.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+}
+
 /// The static `hello` program.
 ///
 /// # Panics

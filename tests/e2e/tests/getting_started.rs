@@ -132,7 +132,7 @@ fn c44_rikctl_sends_the_whole_manifest_and_prints_the_id_alone() {
 }
 
 #[test]
-fn function_is_accepted_and_fails_with_its_reason() {
+fn documented_function_fails_with_the_reason_that_its_host_is_none() {
     story(|lab| {
         let api = lab.cluster();
         let file = "docs/src/examples/functions/workload-function.json";
@@ -142,7 +142,7 @@ fn function_is_accepted_and_fails_with_its_reason() {
             Some(instance) if instance["status"] == "Failed" => Ok(instance),
             other => Err(format!("{other:?}")),
         });
-        assert_eq!(failed["reason"], "KindUnsupported", "{failed}");
-        assert!(!text(&failed["message"]).is_empty());
+        assert_eq!(failed["reason"], "ImagePullFailed", "{failed}");
+        assert!(text(&failed["message"]).contains("https://example.com/rootfs.ext4"), "{failed}");
     });
 }

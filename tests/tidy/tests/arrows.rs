@@ -27,7 +27,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &["model", "userns"]),
     // In place of the crate of this name: libcontainer's own view of control groups.
     ("libcgroups", &[]),
-    ("runtime", &["filecopy", "images", "libcgroups", "model", "network", "userns"]),
+    // Inside a microVM and at its edge.
+    ("guest", &["filecopy"]),
+    ("runtime", &["filecopy", "guest", "images", "libcgroups", "model", "network", "userns"]),
     ("riklet", &["daemon", "model", "proto", "runtime"]),
     // The user's hand speaks REST only.
     ("rikctl", &["filecopy", "model"]),

@@ -61,7 +61,7 @@ async fn a_definition_is_listed_with_everything_that_it_has() {
 }
 
 #[tokio::test]
-async fn a_function_as_morty_sends_it_is_accepted_and_its_instance_says_why_it_fails() {
+async fn a_function_as_morty_sends_it_is_accepted_and_its_instance_has_its_port_at_once() {
     let bed = Bed::start().await;
     let function = r#"{"apiVersion":"v0","kind":"Function","name":"fn:v0.0.1","spec":{"function":
         {"execution":{"rootfs":"http://127.0.0.1:8080/fn.ext4"},"exposure":{"port":45001,"targetPort":8080,"type":"NodePort"}}}}"#;
@@ -83,7 +83,7 @@ async fn a_function_as_morty_sends_it_is_accepted_and_its_instance_says_why_it_f
     200
     content-type: application/json
 
-    {"instances":[{"createdAt":"2026-01-02T03:04:05Z","id":"f","kind":"Function","message":"this version of RIK accepts Functions but cannot run them yet","namespace":"default","reason":"KindUnsupported","restarts":0,"revision":3,"spec":{"containers":[],"function":{"execution":{"rootfs":"http://127.0.0.1:8080/fn.ext4"},"exposure":{"port":45001,"targetPort":8080,"type":"NodePort"}},"terminationGracePeriodSeconds":10},"status":"Failed","uid":"1dd1ac08-f9cb-4d2c-aa60-9fae38dfe509","workload":"fn:v0.0.1","workload_id":"b7e1e158-6721-4173-bb2b-2203a8a4fd91"}]}
+    {"instances":[{"createdAt":"2026-01-02T03:04:05Z","id":"f","kind":"Function","namespace":"default","restarts":0,"revision":3,"spec":{"containers":[],"function":{"execution":{"rootfs":"http://127.0.0.1:8080/fn.ext4"},"exposure":{"port":45001,"targetPort":8080,"type":"NodePort"}},"terminationGracePeriodSeconds":10},"status":"Pending","uid":"1dd1ac08-f9cb-4d2c-aa60-9fae38dfe509","workload":"fn:v0.0.1","workload_id":"b7e1e158-6721-4173-bb2b-2203a8a4fd91"}]}
     "#);
 }
 

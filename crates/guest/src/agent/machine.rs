@@ -248,6 +248,16 @@ pub(super) fn oom_kills() -> u64 {
     count.unwrap_or_default()
 }
 
+/// Whether a process listens to a signal, or has said that it does not care.
+pub(super) fn catches(pid: i32, signal: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = |key: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(key));
+        value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or_default()
+    };
+    (mask("SigCgt:") | mask("SigIgn:") | mask("SigBlk:")) >> (signal - 1) & 1 == 1
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -17,14 +17,18 @@ mod reaper;
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, BufReader},
+    io::{self, BufReader, Read},
     process::ExitCode,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use rustix::{
-    process::{Pid, Signal},
+    process::Pid,
     termios::{Winsize, tcsetwinsize},
 };
 
@@ -40,6 +44,14 @@ use crate::{
 
 /// Most programs at the same time. More are refused.
 const MAX_STREAMS: usize = 256;
+
+/// Pause between two looks at a pipe whose program has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Looks in a row after which nothing more comes from it.
+const QUIET_LOOKS: u32 = 5;
+/// Signals that end a program that does not listen to them, and that are sent for that.
+const ENDING: [i32; 6] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// The life of the first process.
 #[must_use]
@@ -79,6 +91,41 @@ struct Stream {
     input: Option<Inlet>,
     rooms: HashMap<u8, Arc<Room>>,
     terminal: Option<File>,
+}
+
+/// A file that says whether somebody waits for something to read from it.
+struct Reading {
+    file: File,
+    now: Arc<AtomicBool>,
+}
+
+impl Read for Reading {
+    fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
+        self.now.store(true, Ordering::Release);
+        let count = self.file.read(part);
+        self.now.store(false, Ordering::Release);
+        count
+    }
+}
+
+/// What carries a program's output.
+struct Carrier {
+    thread: thread::JoinHandle<io::Result<()>>,
+    watched: File,
+    reading: Arc<AtomicBool>,
+}
+
+impl Carrier {
+    /// Waits until all that the program wrote is carried, however slowly somebody reads it. What other programs that it
+    /// began still write is not waited for.
+    fn finish(&self) {
+        let mut quiet = 0;
+        while !self.thread.is_finished() && quiet < QUIET_LOOKS {
+            thread::sleep(LOOK_EVERY);
+            let empty = rustix::io::ioctl_fionread(&self.watched).is_ok_and(|count| count == 0);
+            quiet = if empty && self.reading.load(Ordering::Acquire) { quiet + 1 } else { 0 };
+        }
+    }
 }
 
 struct Agent {
@@ -162,13 +209,13 @@ impl Agent {
     fn signal(&self, stream: u32, number: i32) {
         let streams = lock(&self.streams);
         let Some(own) = streams.get(&stream) else { return };
-        // One that has ended hears nothing.
-        if let Some(signal) = Signal::from_named_raw(number) {
-            let _ = rustix::process::kill_process(own.pid, signal);
-        } else {
-            // SAFETY: a plain call; the pid is that of a child that has not been reaped, for its stream is there.
-            unsafe { libc::kill(own.pid.as_raw_nonzero().get(), number) };
-        }
+        let pid = own.pid.as_raw_nonzero().get();
+        // The first of its processes does not hear what it does not listen to; another program would end by it.
+        let deaf = stream == MAIN && ENDING.contains(&number) && !machine::catches(pid, number);
+        let number = if deaf { libc::SIGKILL } else { number };
+        // SAFETY: a plain call; the pid is that of a child that has not been told of as ended, for its stream is there. One
+        // that has just ended hears nothing.
+        unsafe { libc::kill(pid, number) };
     }
 
     fn begin(self: &Arc<Self>, stream: u32, order: &Order) -> Result<(), String> {
@@ -193,19 +240,17 @@ impl Agent {
         let mut carriers = Vec::new();
         for (pipe, file) in [(Pipe::Output, Some(output)), (Pipe::Errors, errors)] {
             let (Some(file), Some(room)) = (file, rooms.get(&pipe.number()).cloned()) else { continue };
-            let own = Arc::clone(self);
-            carriers.push(thread::spawn(move || carry(file, &own.wire, (stream, pipe), &room)));
+            let watched = file.try_clone().map_err(|error| error.to_string())?;
+            let (own, reading) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
+            let file = Reading { file, now: Arc::clone(&reading) };
+            let thread = thread::spawn(move || carry(file, &own.wire, (stream, pipe), &room));
+            carriers.push(Carrier { thread, watched, reading });
         }
         let own = Arc::clone(self);
         thread::spawn(move || {
             let status = end.recv().unwrap_or_default();
             let out_of_memory = status.signal == Some(libc::SIGKILL) && machine::oom_kills() > before;
-            if stream == MAIN {
-                // Whoever held its pipes has ended with it.
-                for carrier in carriers {
-                    let _ = carrier.join();
-                }
-            }
+            carriers.iter().for_each(Carrier::finish);
             lock(&own.streams).remove(&stream);
             let ended = Ended { out_of_memory, ..status };
             // Without a channel there is nobody to tell, and the machine goes off.

@@ -13,6 +13,9 @@ const KEPT_BYTES: usize = 8 << 10;
 /// Lines of it that are told.
 const TOLD_LINES: usize = 6;
 
+/// How a kernel begins to say why it cannot go on.
+const PANIC: &str = "Kernel panic - ";
+
 /// The end of what was said on a console.
 #[derive(Debug)]
 pub(super) struct Console {
@@ -51,6 +54,10 @@ fn last_lines(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let plain = |line: &str| -> String { line.chars().filter(|letter| !letter.is_control()).collect() };
     let lines: Vec<String> = text.lines().map(plain).filter(|line| !line.trim().is_empty()).collect();
+    // What follows it are registers, which tell nobody anything.
+    if let Some(panic) = lines.iter().find_map(|line| line.find(PANIC).and_then(|at| line.get(at..))) {
+        return panic.trim().to_owned();
+    }
     let told = lines.get(lines.len().saturating_sub(TOLD_LINES)..).unwrap_or_default();
     told.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" | ")
 }
@@ -61,8 +68,15 @@ mod tests {
 
     #[test]
     fn of_a_flood_only_the_end_is_kept_and_control_characters_are_not_told() {
-        let flood = b"x\n".repeat(1 << 20).into_iter().chain(*b"\x1b[31mKernel panic\r\n\n");
+        let flood = b"x\n".repeat(1 << 20).into_iter().chain(*b"\x1b[31mgone\r\n\n");
         let console = Console::read(std::io::Cursor::new(flood.collect::<Vec<u8>>()));
-        assert_eq!(console.last_words(), "x | x | x | x | x | [31mKernel panic");
+        assert_eq!(console.last_words(), "x | x | x | x | x | [31mgone");
+    }
+
+    #[test]
+    fn of_a_panic_only_its_reason_is_told() {
+        let said =
+            b"[ 1.0] before\n[ 2.6] Kernel panic - not syncing: sysrq triggered crash\n[ 2.6] RDX: 0\n";
+        assert_eq!(last_lines(said), "Kernel panic - not syncing: sysrq triggered crash");
     }
 }

@@ -71,13 +71,14 @@ impl Supervisor {
                 own.listen().map_err(|error| format!("a socket for sessions: {error}"))?;
                 Ok(own)
             }
-            Err(mut words) => {
+            Err(fault) => {
                 end(&mut vmm, Duration::ZERO);
                 let last = console.last_words();
-                if !last.is_empty() {
-                    words = format!("{words}; the last that it said: {last}");
-                }
-                Err(words)
+                Err(match fault {
+                    NotBegun::Told(words) => words,
+                    NotBegun::Lost(words) if last.is_empty() => words,
+                    NotBegun::Lost(words) => format!("{words}; the last that it said: {last}"),
+                })
             }
         }
     }
@@ -190,51 +191,57 @@ fn begin_vmm(command: &[String]) -> Result<(Child, Console), String> {
     Ok((child, Console::read(console)))
 }
 
+/// Why a program in a microVM could not begin.
+enum NotBegun {
+    /// The agent says why.
+    Told(String),
+    /// Nobody inside says anything: perhaps the console did.
+    Lost(String),
+}
+
 /// Brings the microVM up to the point where its program has begun.
 fn boot(
     vmm: &mut Child,
     machine: &Machine,
     until: Instant,
-) -> Result<(Wire<UnixStream>, BufReader<UnixStream>), String> {
-    let late = || format!("the microVM did not come up within {} s", machine.boot_seconds);
+) -> Result<(Wire<UnixStream>, BufReader<UnixStream>), NotBegun> {
+    let late = || NotBegun::Lost(format!("the microVM did not come up within {} s", machine.boot_seconds));
     let connection = loop {
         match UnixStream::connect(&machine.port) {
             Ok(connection) => break connection,
             Err(_not_yet) if Instant::now() < until => {}
-            Err(error) => return Err(lost(&error)),
+            Err(error) => return Err(NotBegun::Lost(lost(&error))),
         }
         if let Ok(Some(status)) = vmm.try_wait() {
-            return Err(format!("the VMM ended at once ({status})"));
+            return Err(NotBegun::Lost(format!("the VMM ended at once ({status})")));
         }
         thread::sleep(LOOK_EVERY);
     };
     let said = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(),
-        io::ErrorKind::UnexpectedEof => "the microVM ended before its program had begun".to_owned(),
-        _ => lost(&error),
+        io::ErrorKind::UnexpectedEof => {
+            NotBegun::Lost("the microVM ended before its program had begun".to_owned())
+        }
+        _ => NotBegun::Lost(lost(&error)),
     };
     let mut port = BufReader::new(connection.try_clone().map_err(said)?);
-    let mut read = || {
-        let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
-        port.get_ref().set_read_timeout(Some(left))?;
-        Frame::read(&mut port)
-    };
     let wire = Wire::new(connection);
-    match read().map_err(said)? {
-        (MAIN, Frame::Ready(_)) => {}
-        (_, Frame::Failed(words)) => return Err(words),
-        _ => return Err("the microVM does not speak as it should".to_owned()),
-    }
+    let mut hear = |wanted: fn(&Frame) -> bool| {
+        let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
+        port.get_ref().set_read_timeout(Some(left)).map_err(said)?;
+        match Frame::read(&mut port).map_err(said)? {
+            (MAIN, frame) if wanted(&frame) => Ok(()),
+            (_, Frame::Failed(words)) => Err(NotBegun::Told(words)),
+            _ => Err(NotBegun::Lost("the microVM does not speak as it should".to_owned())),
+        }
+    };
+    hear(|frame| matches!(frame, Frame::Ready(_)))?;
     let mut own = machine.boot.clone();
     own.unix_nanos = unix_nanos();
-    own.entropy = entropy().map_err(|error| format!("random numbers: {error}"))?;
+    own.entropy = entropy().map_err(|error| NotBegun::Told(format!("random numbers: {error}")))?;
     wire.send(MAIN, &Frame::Boot(Box::new(own))).map_err(said)?;
     wire.send(MAIN, &Frame::Open(Box::new(machine.main.clone()))).map_err(said)?;
-    match read().map_err(said)? {
-        (MAIN, Frame::Opened) => {}
-        (_, Frame::Failed(words)) => return Err(words),
-        _ => return Err("the microVM does not speak as it should".to_owned()),
-    }
+    hear(|frame| *frame == Frame::Opened)?;
     port.get_ref().set_read_timeout(None).map_err(said)?;
     Ok((wire, port))
 }

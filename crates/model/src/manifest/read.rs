@@ -171,7 +171,7 @@ mod tests {
         line 6: spec.containers[1].ports[0].port: TCP port 1 is published twice in this pod
         line 8: spec.resources.requests.cpu: 2 is more than the limit of 1
         "#);
-        insta::assert_snapshot!(faults("kind: Function\nname: f\nspec: {}\n"), @"line 3: spec.function: a Function needs this, with execution.rootfs in it");
+        insta::assert_snapshot!(faults("kind: Function\nname: f\nspec: {}\n"), @r#"line 3: spec.function: a Function needs this, with execution.rootfs in it, or one container"#);
         insta::assert_snapshot!(faults("kind: Pod\nname: f\nspec: {containers: []}\n"), @"line 3: spec.containers: a Pod needs at least one container");
     }
 

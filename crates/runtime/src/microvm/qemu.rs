@@ -83,7 +83,48 @@ mod tests {
             memory_mib: 128,
             address: Some(Ipv4Addr::new(10, 42, 0, 5)),
         };
-        insta::assert_snapshot!(command(Path::new("/usr/bin/qemu-system-x86_64"), &shape).join("\n"), @"");
+        insta::assert_snapshot!(command(Path::new("/usr/bin/qemu-system-x86_64"), &shape).join("\n"), @r#"
+        /usr/bin/qemu-system-x86_64
+        -M
+        microvm,acpi=on,isa-serial=on,pic=on,pit=on,rtc=on
+        -accel
+        tcg
+        -smp
+        1
+        -m
+        128M
+        -nodefaults
+        -no-user-config
+        -display
+        none
+        -no-reboot
+        -serial
+        stdio
+        -L
+        /firmware
+        -kernel
+        /vm/kernel
+        -initrd
+        /vm/initramfs
+        -drive
+        if=none,id=root,file=/vm/root,format=raw,readonly=on,file.locking=off
+        -device
+        virtio-blk-device,drive=root
+        -netdev
+        tap,id=net,ifname=tap0,script=no,downscript=no
+        -device
+        virtio-net-device,netdev=net,mac=02:52:0a:2a:00:05
+        -device
+        virtio-serial-device
+        -chardev
+        socket,id=port,path=/run/port.sock,server=on,wait=off
+        -device
+        virtserialport,chardev=port,name=rik.0
+        -sandbox
+        on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+        -append
+        console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc_early_khz=2400000
+        "#);
         let kvm = Shape { accelerator: Accelerator::Kvm, address: None, ..shape };
         let words = command(Path::new("/q"), &kvm).join(" ");
         assert!(

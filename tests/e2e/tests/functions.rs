@@ -1,0 +1,468 @@
+//! Functions: microVMs of their own, used as pods are. Emulated here, for the tests run on machines that are virtual
+//! themselves.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use e2e::api::{pids, text};
+use e2e::lab::NODE;
+use e2e::manifest::{function, script};
+use e2e::network::{HOST_ADDRESS, Host};
+use e2e::terminal::Typed;
+use e2e::{LONG, Lab, SHORT, probe, programs, rikctl, story, wait_until};
+use serde_json::{Value, json};
+
+/// A web server in the busybox image that answers with what its environment says.
+const WEB: &str = "echo here is $NAME > /srv/index.html; echo started; exec busybox httpd -f -p 8080 -h /srv";
+
+fn web(name: &str) -> Value {
+    let mut manifest = function(name, WEB);
+    let container = &mut manifest["spec"]["containers"][0];
+    container["env"] = json!([{ "name": "NAME", "value": name }]);
+    container["readinessProbe"] = json!({ "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 });
+    manifest
+}
+
+fn wait_log(lab: &Lab, name: &str, words: &str) {
+    wait_until(LONG, "the function's words", || {
+        let said = lab.rikctl(&["logs", name]);
+        if said.stdout.contains(words) { Ok(()) } else { Err(format!("{}{}", said.stdout, said.stderr)) }
+    });
+}
+
+#[test]
+fn function_of_an_image_is_used_like_a_pod() {
+    story(|lab| {
+        let outside = lab.add_host("outside");
+        let api = lab.cluster();
+        // As a container engine beside us sets it.
+        let here = Host::here();
+        let _ = here.run("iptables", &["-P", "FORWARD", "DROP"]);
+        let mut manifest = web("fn");
+        manifest["spec"]["containers"][0]["ports"] = json!({ "port": 30080, "targetPort": 8080 });
+        let running = api.run(&manifest);
+        wait_log(lab, "fn", "started");
+        for url in ["http://127.0.0.1:30080/", &format!("http://{HOST_ADDRESS}:30080/")] {
+            wait_until(SHORT, "the function to answer", || match here.fetch(url) {
+                Ok(page) if page.contains("here is fn") => Ok(()),
+                other => Err(format!("{url}: {other:?}")),
+            });
+        }
+        let page = wait_until(SHORT, "the other host to be answered", || {
+            outside.fetch(&format!("http://{HOST_ADDRESS}:30080/"))
+        });
+        assert!(page.contains("here is fn"), "{page}");
+        wait_until(SHORT, "its probe to be answered", || match api.instance("fn") {
+            Some(instance) if lab.rikctl(&["get", "instances", "-o", "wide"]).stdout.contains("1/1") => {
+                Ok(instance)
+            }
+            other => Err(format!("{other:?}")),
+        });
+
+        // A kernel of its own, an address among the pods', and its own processes alone.
+        let kernel = lab.rikctl(&["exec", "fn", "--", "busybox", "uname", "-r"]).good();
+        let boot = programs::guest_kernel().expect("the tests' kernel");
+        let version = boot.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
+        assert_eq!(kernel.trim(), version);
+        let processes = lab.rikctl(&["exec", "fn", "--", "busybox", "ps", "-o", "pid,args"]).good();
+        assert!(processes.contains("    1 busybox httpd") && !processes.contains("init"), "{processes}");
+
+        // A pod reaches it, and it a pod.
+        let address = text(&running["ip"]);
+        let other = api.run(&script("pod", "exec busybox httpd -f -p 8080 -h /srv"));
+        let ask = |from: &str, address: &str| {
+            let line = format!("printf 'GET /motd HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} 8080");
+            lab.rikctl(&["exec", from, "--", "/bin/busybox", "sh", "-c", &line]).stdout
+        };
+        for (from, address) in [("pod", address.as_str()), ("fn", &text(&other["ip"]))] {
+            wait_until(SHORT, "the two to reach each other", || match ask(from, address) {
+                page if page.contains("from the image") => Ok(()),
+                page => Err(page),
+            });
+        }
+
+        // Programs, files, a terminal, a port.
+        let _ = lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "exit 7"]).bad(7);
+        let missing = lab.rikctl(&["exec", "fn", "--", "nothing-there"]);
+        assert!(missing.stderr.contains("\"nothing-there\" not found in the image"), "{}", missing.stderr);
+        let mut command = rikctl::command();
+        command.args(["exec", "-it", "fn", "--", "/bin/busybox", "sh"]);
+        let mut terminal = Typed::start(command, 33, 99);
+        terminal.press("busybox stty size; tty=$(busybox tty); echo on $tty\n");
+        terminal.wait_for("33 99");
+        terminal.wait_for("on /dev/pts/");
+        terminal.press("exit 5\n");
+        assert_eq!(terminal.code(), Some(5));
+        let folder = Lab::root().join("copied");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("note"), vec![b'x'; 300_000]).expect("a file");
+        let note = folder.join("note").display().to_string();
+        let _ = lab.rikctl(&["cp", &note, "fn:/srv/note"]).good();
+        let back = folder.join("back").display().to_string();
+        let _ = lab.rikctl(&["cp", "fn:/srv/note", &back]).good();
+        assert_eq!(std::fs::read(&back).expect("the copy").len(), 300_000);
+
+        // What it is on the machine is told, and where the time went.
+        let sheet = lab.rikctl(&["describe", "instance", "fn"]).good();
+        assert!(sheet.contains("Kind:          Function") && sheet.contains("Start:"), "{sheet}");
+        let node = lab.rikctl(&["describe", "node", NODE]).good();
+        assert!(node.contains("qemu-system-x86_64 with the kernel"), "{node}");
+        api.delete_instance("fn");
+        api.wait_gone("fn");
+        let _ = here.run("iptables", &["-P", "FORWARD", "ACCEPT"]);
+    });
+}
+
+/// S-VM-01, S-VM-02, S-VM-07, S-VM-09: a VMM has no rights and sees nothing; its guest reaches nothing of the machine.
+#[test]
+fn s_vm_01_vmm_is_confined_and_its_guest_reaches_nothing_of_the_machine() {
+    story(|lab| {
+        let api = lab.cluster();
+        let running = api.run(&web("own-name"));
+        let supervisor = pids(&running)[0];
+        let vmm = child(supervisor);
+        for pid in [supervisor, vmm] {
+            assert_eq!(probe::status(pid, "CapEff").trim_start_matches('0'), "", "no capability");
+            assert_eq!(probe::status(pid, "CapBnd").trim_start_matches('0'), "", "and none to be had");
+            assert_eq!(probe::status(pid, "NoNewPrivs"), "1");
+            assert_eq!(probe::status(pid, "Seccomp"), "2");
+            let uid: u32 =
+                probe::status(pid, "Uid").split_whitespace().next().unwrap_or("0").parse().unwrap_or(0);
+            assert!(uid > 65_536, "user {uid} is nobody on the machine");
+            for kind in ["mnt", "net", "pid", "user", "ipc", "uts"] {
+                assert_ne!(probe::namespace(pid, kind), probe::namespace(std::process::id(), kind), "{kind}");
+            }
+            let root = format!("/proc/{pid}/root");
+            assert!(!Path::new(&root).join("root").exists() && !Path::new(&root).join("home").exists());
+            assert!(
+                std::fs::write(Path::new(&root).join("rik-guest"), "x").is_err(),
+                "its root is read-only"
+            );
+        }
+        let line = probe::command_line(vmm);
+        assert!(
+            line.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+        );
+        assert!(!line.contains("own-name"), "nothing of the user is in its arguments: {line}");
+
+        // The API of the controller listens on the machine; so does what the clouds have at the usual place.
+        let reach = |address: &str, port: u16| {
+            let line = format!("busybox nc -w 2 {address} {port} < /dev/null");
+            lab.rikctl(&["exec", "own-name", "--", "/bin/busybox", "sh", "-c", &line]).code
+        };
+        let gateway =
+            text(&running["ip"]).rsplit_once('.').map(|(net, _)| format!("{net}.1")).unwrap_or_default();
+        assert_ne!(reach(&gateway, 5000), 0, "the controller is closed to it");
+        assert_ne!(reach(HOST_ADDRESS, 5000), 0, "by every address");
+        assert_ne!(reach("169.254.169.254", 80), 0, "metadata");
+        // With another's address nothing comes through: not even an answer from a pod of the same node.
+        let pod = api.run(&script("pod", "exec busybox httpd -f -p 8080 -h /srv"));
+        let target = text(&pod["ip"]);
+        assert_eq!(reach(&target, 8080), 0, "a pod answers");
+        let liar = target.rsplit_once('.').map(|(net, _)| format!("{net}.77")).unwrap_or_default();
+        let spoof = format!(
+            "busybox ip addr add {liar}/24 dev eth0; busybox nc -w 2 -s {liar} {target} 8080 < /dev/null"
+        );
+        assert_ne!(lab.rikctl(&["exec", "own-name", "--", "/bin/busybox", "sh", "-c", &spoof]).code, 0);
+    });
+}
+
+/// S-VM-08, S-VM-10: each way in which a microVM can end has a status that says so.
+#[test]
+fn s_vm_10_every_end_of_a_microvm_is_told() {
+    story(|lab| {
+        let api = lab.cluster();
+        let ends = [
+            ("done", "echo bye", "Terminated", "", ""),
+            ("three", "exit 3", "Failed", "NonZeroExit", "exit code 3"),
+            (
+                "panic",
+                "echo c > /proc/sysrq-trigger; busybox sleep 100",
+                "Failed",
+                "MicrovmFailed",
+                "the microVM ended: Kernel panic - not syncing: sysrq triggered crash",
+            ),
+            ("hungry", "exec busybox tail /dev/zero", "Failed", "OutOfMemory", "memory"),
+        ];
+        for (name, script, _, _, _) in ends {
+            let workload = api.create_workload(&function(name, script));
+            api.create_instance(&workload, name);
+        }
+        let mut missing = function("missing", "");
+        missing["spec"]["containers"][0]["command"] = json!(["/bin/nothing"]);
+        missing["spec"]["containers"][0]["args"] = json!([]);
+        let workload = api.create_workload(&missing);
+        api.create_instance(&workload, "missing");
+        let more = [("missing", "", "Failed", "StartFailed", "\"/bin/nothing\" not found in the image")];
+        for (name, _, status, reason, words) in ends.into_iter().chain(more) {
+            let ended = wait_until(LONG * 2, "the microVM to end", || match api.instance(name) {
+                Some(instance) if ["Terminated", "Failed"].contains(&text(&instance["status"]).as_str()) => {
+                    Ok(instance)
+                }
+                other => Err(format!("{name}: {other:?}")),
+            });
+            let found = (text(&ended["status"]), text(&ended["reason"]));
+            assert_eq!(found, (status.to_owned(), reason.to_owned()), "{ended}");
+            assert!(text(&ended["message"]).contains(words), "{ended}");
+        }
+        assert_eq!(lab.rikctl(&["logs", "done"]).stdout, "bye\n");
+        // A VMM that is killed, and one that runs again because its policy says so.
+        let mut kept = web("kept");
+        kept["spec"]["restartPolicy"] = "OnFailure".into();
+        let first = pids(&api.run(&kept))[0];
+        let vmm = child(first);
+        kill(vmm);
+        let again = wait_until(LONG, "it to run again", || match api.instance("kept") {
+            Some(instance) if instance["restarts"] == 1 && instance["status"] == "Running" => Ok(instance),
+            other => Err(format!("{other:?}")),
+        });
+        assert_ne!(pids(&again).first(), Some(&first));
+        assert!(!probe::is_alive(vmm) && !probe::is_alive(first));
+        let sheet = lab.rikctl(&["describe", "instance", "kept"]).good();
+        assert!(sheet.contains("MicrovmFailed"), "{sheet}");
+    });
+}
+
+#[test]
+fn microvms_go_on_while_their_riklet_is_away() {
+    story(|lab| {
+        let api = lab.cluster();
+        let mut manifest = web("fn");
+        manifest["spec"]["containers"][0]["ports"] = json!({ "port": 30080, "targetPort": 8080 });
+        let before = pids(&api.run(&manifest));
+        wait_log(lab, "fn", "started");
+        lab.kill(NODE);
+        wait_until(SHORT, "it to answer", || Host::here().fetch("http://127.0.0.1:30080/"));
+        lab.start_node(NODE);
+        api.wait_node(NODE, "Ready");
+        wait_until(SHORT, "its node to know it", || {
+            let said = lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "true"]);
+            if said.code == 0 { Ok(()) } else { Err(said.stderr) }
+        });
+        assert_eq!(pids(&api.instance("fn").expect("it is there")), before);
+        api.delete_instance("fn");
+        api.wait_gone("fn");
+        assert!(before.iter().all(|pid| !probe::is_alive(*pid)));
+    });
+}
+
+/// A server of one file that can be changed. Says what was asked for.
+struct Site {
+    address: SocketAddr,
+    open: Arc<AtomicBool>,
+    server: Option<thread::JoinHandle<()>>,
+    file: Arc<Mutex<(String, Vec<u8>)>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Site {
+    fn new(tag: &str, bytes: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let file = Arc::new(Mutex::new((tag.to_owned(), bytes)));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (own, list) = (Arc::clone(&file), Arc::clone(&asked));
+        let open = Arc::new(AtomicBool::new(true));
+        let is_open = Arc::clone(&open);
+        let server = thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                if !is_open.load(Ordering::Acquire) {
+                    return;
+                }
+                let mut head = Vec::new();
+                let mut piece = [0_u8; 1024];
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    match stream.read(&mut piece) {
+                        Ok(count) if count > 0 => head.extend_from_slice(&piece[..count]),
+                        _ => break,
+                    }
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                let (tag, bytes) = own.lock().expect("nobody panicked").clone();
+                let same = head.contains(&format!("if-none-match: \"{tag}\""));
+                list.lock().expect("nobody panicked").push(if same { "same" } else { "whole" }.to_owned());
+                let (status, body) =
+                    if same { ("304 Not Modified", &[][..]) } else { ("200 OK", &bytes[..]) };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nETag: \"{tag}\"\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                );
+                let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(body));
+            }
+        });
+        Self { address, open, server: Some(server), file, asked }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/rootfs", self.address)
+    }
+
+    fn put(&self, tag: &str, bytes: Vec<u8>) {
+        *self.file.lock().expect("nobody panicked") = (tag.to_owned(), bytes);
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("nobody panicked").clone()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.open.store(false, Ordering::Release);
+        // So that it looks once more.
+        drop(TcpStream::connect(self.address));
+        if let Some(server) = self.server.take() {
+            drop(server.join());
+        }
+    }
+}
+
+/// A root file system whose `init` is a web server on port 8080 that says `words`.
+fn tree(words: &str) -> std::path::PathBuf {
+    let tree = Lab::root().join(format!("tree-{words}"));
+    for dir in ["bin", "sbin", "srv", "etc"] {
+        std::fs::create_dir_all(tree.join(dir)).expect("a folder");
+    }
+    std::fs::copy(programs::needed("busybox"), tree.join("bin/busybox")).expect("busybox");
+    let init = format!(
+        "#!/bin/busybox sh\necho {words} > /srv/index.html\nexec /bin/busybox httpd -f -p 8080 -h /srv\n"
+    );
+    std::fs::write(tree.join("sbin/init"), init).expect("a program");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tree.join("sbin/init"), mode).expect("its mode");
+    tree
+}
+
+fn packed(tree: &Path) -> Vec<u8> {
+    let out = Command::new("tar").args(["-C"]).arg(tree).args(["-cz", "."]).output().expect("tar runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+fn ext4(tree: &Path) -> Vec<u8> {
+    let image = tree.with_extension("ext4");
+    let mut make = Command::new(programs::needed("mke2fs"));
+    make.args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(&image).arg("16M");
+    let out = make.output().expect("mke2fs runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::fs::read(&image).expect("the image")
+}
+
+/// The way of the old clients: `apiVersion` v0, a name with a version in it, no containers, the port in the row at once,
+/// something that listens on 8080.
+#[test]
+fn old_clients_run_a_function_from_a_url_and_reach_it_at_the_port_in_its_row() {
+    story(|lab| {
+        let api = lab.cluster();
+        let site = Site::new("one", packed(&tree("first")));
+        let manifest = json!({
+            "apiVersion": "v0", "kind": "Function", "name": "fn:v1",
+            "spec": { "function": { "execution": { "rootfs": site.url() } } }
+        });
+        let id = api.create_workload(&manifest);
+        let created = api.json("POST", "/api/v0/instances.create", &json!({ "workload_id": id }), 201);
+        let name = text(&created[0]);
+        let list = api.json("GET", &format!("/api/v0/workloads.instances/{id}"), &Value::Null, 200);
+        let row = &list["instances"][0];
+        let port = row["spec"]["function"]["exposure"]["port"].as_u64().unwrap_or_default();
+        assert!((45_000..50_000).contains(&port), "{row}");
+        assert_eq!(row["spec"]["function"]["exposure"]["targetPort"], 8080);
+        assert_eq!(row["spec"]["containers"], json!([]));
+        let page = |port: u64, words: &str| {
+            wait_until(LONG * 2, "the function to answer", || {
+                match Host::here().fetch(&format!("http://127.0.0.1:{port}/")) {
+                    Ok(page) if page.contains(words) => Ok(()),
+                    other => Err(format!("{other:?} {:?}", api.instances())),
+                }
+            });
+        };
+        page(port, "first");
+
+        // A second one has another port. The file is asked for again, and not fetched again.
+        let second = api.create_instances(&id, 1).remove(0);
+        let row = api.instance(&second).expect("it is there");
+        let other = row["spec"]["function"]["exposure"]["port"].as_u64().unwrap_or_default();
+        assert_ne!(other, port);
+        page(other, "first");
+        assert_eq!(site.asked(), ["whole", "same"]);
+        for name in [&name, &second] {
+            api.delete_instance(name);
+            api.wait_gone(name);
+        }
+
+        // What has changed is fetched, whatever kind it is now. C-38: a changed URL is not ignored.
+        site.put("two", ext4(&tree("second")));
+        let third = api.create_instances(&id, 1).remove(0);
+        let row = api.instance(&third).expect("it is there");
+        page(row["spec"]["function"]["exposure"]["port"].as_u64().unwrap_or_default(), "second");
+        assert_eq!(site.asked(), ["whole", "same", "whole"]);
+    });
+}
+
+/// H-URL-01 to H-URL-07: what is not what it should be is refused with its reason, and nothing of it stays.
+#[test]
+fn h_url_root_file_systems_that_are_none_are_refused_in_words() {
+    story(|lab| {
+        let api = lab.cluster();
+        let page = Site::new("page", b"<html>not found</html>".to_vec());
+        let qcow = Site::new("qcow", [b"QFI\xfb".to_vec(), vec![0; 4096]].concat());
+        let torn = Site::new("torn", packed(&tree("torn"))[..50_000].to_vec());
+        let cases = [
+            ("page", page.url(), Value::Null, "is a page"),
+            ("qcow", qcow.url(), Value::Null, "qcow2"),
+            ("torn", torn.url(), Value::Null, "archive"),
+            ("sum", page.url(), json!("0".repeat(64)), "its SHA-256 is"),
+            ("far", "http://10.1.2.3/rootfs".to_owned(), Value::Null, "--rootfs-allow"),
+            ("cloud", "http://169.254.169.254/latest".to_owned(), Value::Null, "--rootfs-allow"),
+            ("closed", "http://127.0.0.1:9/rootfs".to_owned(), Value::Null, "refused"),
+        ];
+        for (name, url, sha256, _) in &cases {
+            let mut execution = json!({ "rootfs": url });
+            if !sha256.is_null() {
+                execution["sha256"] = sha256.clone();
+            }
+            let manifest = json!({ "kind": "Function", "name": name, "spec": { "function": { "execution": execution } } });
+            let workload = api.create_workload(&manifest);
+            api.create_instance(&workload, name);
+        }
+        for (name, _, _, words) in &cases {
+            let failed = wait_until(LONG, "it to be refused", || match api.instance(name) {
+                Some(instance) if instance["status"] == "Failed" => Ok(instance),
+                other => Err(format!("{other:?}")),
+            });
+            assert!(text(&failed["message"]).contains(words), "{name}: {failed}");
+        }
+        let roots = Lab::node_state(NODE).join("microvms/roots");
+        let left: Vec<_> =
+            std::fs::read_dir(roots).into_iter().flatten().flatten().map(|one| one.file_name()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        for url in ["file:///etc/shadow", "ftp://127.0.0.1/x", "gopher://x"] {
+            let manifest = json!({ "kind": "Function", "name": "no", "spec": { "function": { "execution": { "rootfs": url } } } });
+            assert_eq!(
+                api.send("POST", "/api/v0/workloads.create", &manifest.to_string()).status,
+                400,
+                "{url}"
+            );
+        }
+    });
+}
+
+/// The one child of a process.
+fn child(pid: u32) -> u32 {
+    wait_until(SHORT, "the process's child", || {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().next().and_then(|child| child.parse().ok()).ok_or(text)
+    })
+}
+
+/// Ends a process that this story has begun.
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is there");
+}
