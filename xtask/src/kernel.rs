@@ -2,6 +2,7 @@
 //! folder. Nothing of it is installed.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,24 @@ use crate::{paths, root, step};
 const CURRENT: &str = "linux-image-cloud-amd64";
 /// Where tests look for it, below the build folder (`tests/e2e/src/guest.rs`).
 const FOLDER: &str = "guest-kernel";
+
+/// The kernel for microVMs of the demo: None if the machine has one of its own, which the riklet finds by itself.
+///
+/// # Errors
+/// As [`fetch`].
+pub(crate) fn for_microvms() -> Result<Option<PathBuf>> {
+    if in_boot(Path::new("/")).is_some() {
+        return Ok(None);
+    }
+    fetch()?;
+    Ok(in_boot(&paths::target().join(FOLDER)))
+}
+
+/// A kernel in `boot` below a folder.
+pub(crate) fn in_boot(folder: &Path) -> Option<PathBuf> {
+    let starts_so = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("vmlinuz");
+    fs::read_dir(folder.join("boot")).ok()?.flatten().find(starts_so).map(|entry| entry.path())
+}
 
 /// Fetches the kernel, unless it is there.
 ///

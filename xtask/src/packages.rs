@@ -35,8 +35,15 @@ const fn need(
 const IPTABLES: Need =
     need(&["iptables-restore"], "iptables", "iptables-nft", "to publish the ports of pods on the node");
 
+const QEMU: Need = need(
+    &["qemu-system-x86_64"],
+    "qemu-system-x86",
+    "qemu-system-x86-core",
+    "to run microVMs; for the tests also to be a machine with control groups of version 2 alone",
+);
+
 /// What a cluster on this machine needs.
-pub(crate) const FOR_DEMO: &[Need] = &[IPTABLES];
+pub(crate) const FOR_DEMO: &[Need] = &[IPTABLES, QEMU];
 
 /// What the tests need.
 pub(crate) const FOR_TEST: &[Need] = &[
@@ -67,12 +74,7 @@ pub(crate) const FOR_TEST: &[Need] = &[
     need(&["runc"], "runc", "runc", "as the reference that our containers are compared with"),
     need(&["sqlite3"], "sqlite3", "sqlite", "to see that the database can be read by hand"),
     need(&["curl"], "curl", "curl", "to reach pods from other namespaces"),
-    need(
-        &["qemu-system-x86_64"],
-        "qemu-system-x86",
-        "qemu-system-x86-core",
-        "to be a machine with control groups of version 2 alone",
-    ),
+    QEMU,
     need(&["mke2fs"], "e2fsprogs", "e2fsprogs", "to make that machine's disk"),
     need(&["umoci"], "umoci", "umoci", "to compare our unpacking of images with"),
 ];

@@ -35,7 +35,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts it. Its processes are in a group of their own: Ctrl-C reaches the demo, which then ends them in order.
-    pub(super) fn start(programs: &Path) -> Result<Self> {
+    pub(super) fn start(programs: &Path, kernel: Option<&Path>) -> Result<Self> {
         let folder = env::temp_dir().join(format!("rik-demo-{}", process::id()));
         fs::DirBuilder::new()
             .mode(0o700)
@@ -47,7 +47,16 @@ impl Cluster {
             fs::create_dir_all(parent).with_context(|| format!("failed to make {}", parent.display()))?;
         }
         let file = File::create(&log).with_context(|| format!("failed to write {}", log.display()))?;
-        let child = root::command(programs.join("rik"))
+        let mut command = match kernel {
+            // By `env`, because root's hands let no variable through.
+            Some(kernel) => {
+                let mut command = root::command("env");
+                command.arg(format!("KERNEL_LOCATION={}", kernel.display())).arg(programs.join("rik"));
+                command
+            }
+            None => root::command(programs.join("rik")),
+        };
+        let child = command
             .arg("up")
             .arg("--data-dir")
             .arg(folder.join("data"))

@@ -1,7 +1,9 @@
-//! `cargo xtask demo`: from nothing to a container of yours that answers over the network, and back to nothing.
+//! `cargo xtask demo`: from nothing to a container and a microVM of yours that answer over the network, and
+//! back to nothing.
 //!
 //! ```text
-//! packages → build → ledger → rik up → image load → create → wait → fetch → table, hints → Ctrl-C → clean-up → ledger
+//! packages → build → ledger → rik up → image load → create → wait → fetch (pod, function) → table, hints → Ctrl-C
+//!          → clean-up → ledger
 //! ```
 //!
 //! *Guarantees*: whatever happens after `rik up`, everything is taken down again, and the ledger says whether that
@@ -24,13 +26,22 @@ use self::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::ledger::Ledger;
 use crate::progress::Progress;
-use crate::{failure, hello, http, packages, paths, root, step};
+use crate::{failure, hello, http, kernel, packages, paths, root, step};
 
-/// The workload that is shown.
-const MANIFEST: &str = "docs/src/examples/workloads/hello.json";
-/// The port that the manifest publishes the page on.
-const PAGE_PORT: u16 = 30080;
-/// How long the page may take from the moment that its container runs.
+/// A workload that is shown.
+struct Shown {
+    manifest: &'static str,
+    /// The port that it publishes its page on.
+    port: u16,
+    kind: &'static str,
+}
+
+/// What is shown: the same image, as a container and as a microVM.
+const SHOWN: [Shown; 2] = [
+    Shown { manifest: "docs/src/examples/workloads/hello.json", port: 30080, kind: "pod" },
+    Shown { manifest: "docs/src/examples/functions/hello.json", port: 30081, kind: "function" },
+];
+/// How long a page may take from the moment that its container runs.
 const PAGE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often something that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -56,12 +67,19 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode> {
     packages::install(packages::FOR_DEMO)?;
     root::acquire("to make containers and their network")?;
     let programs = build(options.release)?;
-    if TcpListener::bind(("0.0.0.0", PAGE_PORT)).is_err() {
-        bail!("port {PAGE_PORT} is taken by another program, and {MANIFEST} publishes its page there");
+    for Shown { manifest, port, .. } in SHOWN {
+        if TcpListener::bind(("0.0.0.0", port)).is_err() {
+            bail!("port {port} is taken by another program, and {manifest} publishes its page there");
+        }
     }
+    let kernel = kernel::for_microvms().unwrap_or_else(|error| {
+        eprintln!("note: there is no kernel for a microVM, so only the pod is shown: {error:#}");
+        None
+    });
+    let microvms = kernel.is_some() || kernel::in_boot(Path::new("/")).is_some();
     let interrupt = Interrupt::catch()?;
     let before = Ledger::take(&programs)?;
-    let shown = show(options, &programs, &interrupt);
+    let shown = show(options, &programs, (kernel.as_deref(), microvms), &interrupt);
     if let Err(error) = &shown {
         failure::print(error);
     }
@@ -82,9 +100,15 @@ fn build(release: bool) -> Result<PathBuf> {
 }
 
 /// Everything between an empty machine and an empty machine.
-fn show(options: &DemoOptions, programs: &Path, interrupt: &Interrupt) -> Result<()> {
-    let mut cluster = Cluster::start(programs)?;
-    let outcome = tell(options, programs, interrupt, &mut cluster);
+fn show(
+    options: &DemoOptions,
+    programs: &Path,
+    (kernel, microvms): (Option<&Path>, bool),
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut cluster = Cluster::start(programs, kernel)?;
+    let shown = if microvms { &SHOWN[..] } else { &SHOWN[..1] };
+    let outcome = tell(options, programs, (interrupt, shown), &mut cluster);
     if outcome.is_err() {
         cluster.show_log();
     }
@@ -92,29 +116,35 @@ fn show(options: &DemoOptions, programs: &Path, interrupt: &Interrupt) -> Result
     outcome.and(gone)
 }
 
-fn tell(options: &DemoOptions, programs: &Path, interrupt: &Interrupt, cluster: &mut Cluster) -> Result<()> {
+fn tell(
+    options: &DemoOptions,
+    programs: &Path,
+    (interrupt, shown): (&Interrupt, &[Shown]),
+    cluster: &mut Cluster,
+) -> Result<()> {
     cluster.wait_ready(interrupt)?;
     let archive = cluster.folder().join("hello.tar");
     hello::pack(programs, &archive)?;
     step::run("load the image", cluster.rikctl().args(["image", "load"]).arg(&archive))?;
-    let workload = cluster.ask(&["create", "workload", "--file", MANIFEST, "--quiet"])?;
-    step::run(
-        "create the instance",
-        cluster.rikctl().args(["create", "instance", "--workload-id", &workload]),
-    )?;
-    let instance = cluster.ask(&["get", "instances", "--quiet"])?;
-    step::run(
-        "wait for the container",
-        cluster.rikctl().args(["wait", "instance", &instance, "--for", "running"]),
-    )?;
-    let page = fetch(interrupt)?;
-    println!("\nhttp://127.0.0.1:{PAGE_PORT}/ answers:\n");
-    page.lines().for_each(|line| println!("    {line}"));
+    let mut instances = Vec::new();
+    for Shown { manifest, port, kind } in shown {
+        let workload = cluster.ask(&["create", "workload", "--file", manifest, "--quiet"])?;
+        let create = ["create", "instance", "--workload-id", &workload, "--quiet"];
+        let instance = cluster.ask(&create)?;
+        step::run(
+            &format!("start the {kind}"),
+            cluster.rikctl().args(["wait", "instance", &instance, "--for", "running"]),
+        )?;
+        let page = fetch(*port, interrupt)?;
+        println!("\nhttp://127.0.0.1:{port}/ answers:\n");
+        page.lines().for_each(|line| println!("    {line}"));
+        instances.push(instance);
+    }
     println!("\n{}", cluster.ask(&["get", "instances", "-o", "wide"])?);
     if options.once || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Ok(());
     }
-    print_hints(cluster, &instance);
+    print_hints(cluster, &instances, shown);
     while !interrupt.arrived() {
         cluster.assert_runs()?;
         thread::sleep(POLL);
@@ -124,8 +154,8 @@ fn tell(options: &DemoOptions, programs: &Path, interrupt: &Interrupt, cluster: 
 }
 
 /// Fetches the page through the published port.
-fn fetch(interrupt: &Interrupt) -> Result<String> {
-    let address = SocketAddr::from(([127, 0, 0, 1], PAGE_PORT));
+fn fetch(port: u16, interrupt: &Interrupt) -> Result<String> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut progress = Progress::begin("fetch its page");
     loop {
         match http::get(address, "/") {
@@ -144,18 +174,25 @@ fn fetch(interrupt: &Interrupt) -> Result<String> {
     }
 }
 
-fn print_hints(cluster: &Cluster, instance: &str) {
+fn print_hints(cluster: &Cluster, instances: &[String], shown: &[Shown]) {
     let rikctl = cluster.typed();
+    let (first, last) =
+        (instances.first().map_or("", String::as_str), instances.last().map_or("", String::as_str));
     println!("\nwhat to type next, in another terminal:\n");
     for (command, what) in [
-        (format!("logs {instance}"), "what it has written"),
-        (format!("describe instance {instance}"), "everything known about it"),
-        ("get nodes".to_owned(), "where it runs"),
-        (format!("delete instance {instance}"), "end it"),
+        (format!("logs {first}"), "what it has written"),
+        (
+            format!("describe instance {last}"),
+            "everything known about it, and where the time of its start went",
+        ),
+        ("describe node".to_owned(), "where they run, and what microVMs run with"),
+        (format!("delete instance {first}"), "end it"),
     ] {
         println!("    {:<60} # {what}", format!("{rikctl} {command}"));
     }
-    println!("    {:<60} # in a browser too", format!("curl http://127.0.0.1:{PAGE_PORT}/"));
+    for Shown { port, kind, .. } in shown {
+        println!("    {:<60} # the {kind}; in a browser too", format!("curl http://127.0.0.1:{port}/"));
+    }
     println!("\nCtrl-C ends the cluster and removes all of it.");
 }
 
