@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     /// The VMM and its arguments.
     pub vmm: Vec<String>,
+    /// File with the state that it begins with, given to the VMM as its descriptor [`crate::vmm::STATE`]; without it, its
+    /// kernel boots.
+    pub template: Option<PathBuf>,
     /// Socket of the VMM that is the other end of the microVM's port.
     pub port: PathBuf,
     /// Seconds that the microVM has to come up.

@@ -119,6 +119,9 @@ pub struct StartTimes {
     /// From then until the last of its containers' processes was there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes_micros: Option<u64>,
+    /// Of a microVM, whether it began from a template instead of booting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<bool>,
 }
 
 impl Instance {

@@ -79,9 +79,8 @@ pub enum BridgeError {
     },
 }
 
-/// The hardware address that goes with an address: six bytes.
-#[must_use]
-pub fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
+/// The hardware address that goes with an address.
+pub(crate) fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
     [HARDWARE_PREFIX.as_slice(), &address.octets()].concat()
 }
 

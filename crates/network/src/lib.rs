@@ -34,7 +34,7 @@ mod tap;
 mod wiring;
 
 pub use attachment::{AttachRequest, Attachment};
-pub use bridge::{BridgeError, hardware_address};
+pub use bridge::BridgeError;
 pub use error::{AttachError, DetachError, NetworkError};
 pub use firewall::{Backend, Destination, Publish};
 pub use ledger::LedgerError;
@@ -46,5 +46,5 @@ pub use pool::{AddressError, AddressPool};
 pub use ports::{ListenersError, listener_on, listening};
 pub use subnet::{Subnet, SubnetError, UnfitForPods};
 pub use sysctl::SysctlError;
-pub use tap::{TAP_LINK, TapOwner};
+pub use tap::{GUEST_ADDRESS, TAP_LINK, TapOwner};
 pub use wiring::WiringError;

@@ -27,6 +27,8 @@ use crate::{
 
 /// Name of the device in the namespace.
 pub const TAP_LINK: &str = "tap0";
+/// Hardware address of every microVM: each is alone on its link.
+pub const GUEST_ADDRESS: [u8; 6] = [0x02, 0x52, 0, 0, 0, 1];
 /// The kernel's maker of such devices.
 const TUN_DEVICE: &str = "/dev/net/tun";
 /// A device of frames, without a header of its own, with one for offloading (linux/if_tun.h).
@@ -85,9 +87,10 @@ pub(crate) async fn configure(pod: &Handle, spec: &WiringSpec) -> Result<(), Net
     let outer = index_of(pod, POD_LINK).await?;
     let inner = index_of(pod, TAP_LINK).await?;
     // Nobody in this namespace has an address to ask with; and nobody has to be asked.
-    for (index, address) in [(outer, spec.gateway), (inner, microvm)] {
-        let mut add =
-            pod.neighbours().add(index, address.into()).link_layer_address(&hardware_address(address));
+    for (index, address, hardware) in
+        [(outer, spec.gateway, hardware_address(spec.gateway)), (inner, microvm, GUEST_ADDRESS.to_vec())]
+    {
+        let mut add = pod.neighbours().add(index, address.into()).link_layer_address(&hardware);
         add.message_mut().header.state = NeighbourState::Permanent;
         add.execute().await.doing(|| format!("say where {address} is"))?;
     }

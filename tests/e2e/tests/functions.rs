@@ -228,6 +228,48 @@ fn s_vm_10_every_end_of_a_microvm_is_told() {
     });
 }
 
+/// They begin from one template, and are all different: address, clock, random numbers, name. Nothing of them stays.
+#[test]
+fn twenty_functions_that_begin_at_once_are_all_different() {
+    const COUNT: usize = 20;
+    story(|lab| {
+        let api = lab.cluster();
+        let words = "busybox date +%s; busybox hostname; busybox head -c 16 /dev/urandom | busybox od -An -tx1; \
+                     busybox cat /proc/sys/kernel/random/boot_id; busybox ip -4 -o addr show eth0; exec busybox sleep 1000";
+        let workload = api.create_workload(&function("many", words));
+        let names = api.create_instances(&workload, u32::try_from(COUNT).unwrap_or_default());
+        for name in &names {
+            let _ = wait_until(LONG * 3, "it to run", || match api.instance(name) {
+                Some(instance) if instance["status"] == "Running" => Ok(instance),
+                other => Err(format!("{other:?}")),
+            });
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
+        let mut told: Vec<std::collections::BTreeSet<String>> = vec![Default::default(); 5];
+        for name in &names {
+            let log = wait_until(SHORT, "its words", || match lab.rikctl(&["logs", name]).stdout {
+                log if log.lines().count() >= 5 => Ok(log),
+                log => Err(log),
+            });
+            for (number, line) in log.lines().take(5).enumerate() {
+                told[number].insert(line.trim().to_owned());
+            }
+            let clock: u64 = log.lines().next().and_then(|line| line.parse().ok()).unwrap_or_default();
+            assert!(clock.abs_diff(now) < 300, "{name}: its clock says {clock}, ours {now}");
+        }
+        // Names, random numbers, ids of the start, addresses: of each as many as there are microVMs.
+        let counts: Vec<usize> = told[1..].iter().map(std::collections::BTreeSet::len).collect();
+        assert_eq!(counts, [COUNT; 4], "{told:?}");
+        let sheet = lab.rikctl(&["describe", "instance", &names[COUNT - 1]]).good();
+        assert!(sheet.contains("(warm, from a template)"), "{sheet}");
+        api.delete_workload(&workload);
+        for name in &names {
+            api.wait_gone(name);
+        }
+    });
+}
+
 #[test]
 fn microvms_go_on_while_their_riklet_is_away() {
     story(|lab| {

@@ -16,7 +16,10 @@ use rustix::{
     time::{ClockId, Timespec, clock_settime},
 };
 
-use crate::{order::Boot, vmm::PORT_NAME};
+use crate::{
+    order::Boot,
+    vmm::{PORT_NAME, TEMPLATE_WORD},
+};
 
 /// Where the program's root is made.
 pub(super) const ROOT: &str = "/root";
@@ -26,8 +29,10 @@ const BASE: &str = "/base";
 const SCRATCH: &str = "/scratch";
 /// The disk that the root file system is on.
 const DISK: &str = "/dev/vda";
-/// Where the modules are that have to be loaded, in the order of their names.
-const MODULES: &str = "/modules";
+/// Where modules are, to be loaded in the order of their names: what is needed to speak with the outside, and the rest,
+/// for which the agent waits until it knows what machine this is to be.
+pub(super) const FIRST_MODULES: &str = "/modules/first";
+pub(super) const OTHER_MODULES: &str = "/modules/other";
 /// Most time that the kernel needs until a device is there after its module was loaded.
 const DEVICE_WITHIN: Duration = Duration::from_secs(20);
 /// Pause between two looks for it.
@@ -42,7 +47,7 @@ pub(super) fn is_newborn() -> Result<(), &'static str> {
     let root = statfs("/").ok().and_then(|found| u64::try_from(found.f_type).ok());
     let in_memory = root.is_some_and(|kind| FIRST_ROOTS.contains(&kind));
     // Nobody has mounted anything yet.
-    let untouched = !Path::new("/proc/self").exists() && Path::new(MODULES).exists();
+    let untouched = !Path::new("/proc/self").exists() && Path::new(FIRST_MODULES).exists();
     if first && in_memory && untouched { Ok(()) } else { Err(refusal) }
 }
 
@@ -75,10 +80,10 @@ pub(super) fn mount_basics() -> Result<(), String> {
 }
 
 /// Loads what the initramfs brings. What cannot be loaded is told on the console; what it was for will be missed later.
-pub(super) fn load_modules() {
+pub(super) fn load_modules(dir: &str) {
     /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h.
     const COMPRESSED: libc::c_int = 4;
-    let entries = fs::read_dir(MODULES).into_iter().flatten().flatten();
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
@@ -140,6 +145,8 @@ pub(super) fn add_entropy(bytes: &[u8]) -> Result<(), String> {
     }
     /// `RNDADDENTROPY` of linux/random.h.
     const ADD: libc::c_ulong = 0x4008_5203;
+    /// `RNDRESEEDCRNG`: machines that begin from the same template have the same numbers until then.
+    const RESEED: libc::c_ulong = 0x5207;
     let mut pool = Pool { bits: 0, bytes: 0, buffer: [0; 64] };
     let count = bytes.len().min(pool.buffer.len());
     if count == 0 {
@@ -152,11 +159,12 @@ pub(super) fn add_entropy(bytes: &[u8]) -> Result<(), String> {
     pool.bits = pool.bytes * 8;
     let failed = |error: io::Error| format!("adding random numbers: {error}");
     let device = File::open("/dev/urandom").map_err(failed)?;
-    // SAFETY: the structure is as the kernel wants it and outlives the call.
-    match unsafe { libc::ioctl(device.as_raw_fd(), ADD as _, &raw const pool) } {
-        0 => Ok(()),
-        _ => Err(failed(io::Error::last_os_error())),
-    }
+    // SAFETY: the structure is as the kernel wants it and outlives the call; the second call takes nothing.
+    let done = unsafe {
+        libc::ioctl(device.as_raw_fd(), ADD as _, &raw const pool) == 0
+            && libc::ioctl(device.as_raw_fd(), RESEED as _) == 0
+    };
+    if done { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }
 
 /// What kind of file system is on the disk, by what stands where each of them has its mark.
@@ -246,6 +254,29 @@ pub(super) fn oom_kills() -> u64 {
     let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok());
     count.unwrap_or_default()
+}
+
+/// Fills the memory that nobody uses with zeros, if a template of this machine is to be taken: what the kernel's start has
+/// left there would be written down, and read for every machine that begins from it.
+pub(super) fn wipe_for_template() {
+    /// Memory that is left alone, in KiB: the kernel's own reserves, and what goes on meanwhile.
+    const LEFT_KIB: usize = 12 << 10;
+    let asked = fs::read_to_string("/proc/cmdline").is_ok_and(|words| words.contains(TEMPLATE_WORD));
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
+    let free = free.and_then(|value| value.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    let bytes = free.unwrap_or_default().saturating_sub(LEFT_KIB) << 10;
+    if !asked || bytes == 0 {
+        return;
+    }
+    // SAFETY: a new mapping of its own, which is given back as it was got; the kernel fills it with zeros.
+    unsafe {
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let place = libc::mmap(std::ptr::null_mut(), bytes, access, flags | libc::MAP_POPULATE, -1, 0);
+        if place != libc::MAP_FAILED {
+            libc::munmap(place, bytes);
+        }
+    }
 }
 
 /// Whether a process listens to a signal, or has said that it does not care.

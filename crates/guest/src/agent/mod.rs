@@ -1,8 +1,9 @@
 //! The first process of a microVM: makes it a machine, runs its program and further ones, and tells how they end.
 //!
 //! ```text
-//!  kernel ─▶ /init: file systems, modules ─▶ port ─ Ready ▶ ◀ Boot ─▶ root, clock, network ─▶ the program
+//!  kernel ─▶ /init: file systems, modules ─▶ port ─ Ready ▶ ┊ ◀ Boot ─▶ root, clock, network ─▶ the program
 //!                                             ◀ Open, Data, Signal …      Opened, Data, Ended ▶
+//! At ┊ nothing is known yet of what the machine is to be: there a template of it is taken, and many begin from it.
 //! ```
 //! The program has a root and processes of its own: it sees itself as the first process, and cannot end this one.
 //!
@@ -85,6 +86,21 @@ pub fn copy() -> ExitCode {
     }
 }
 
+/// A port whose other end may be away for a while: a machine that begins from a template is there before anybody is
+/// connected to it. Who has gone for good ends the machine.
+struct Patient(File);
+
+impl Read for Patient {
+    fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(part) {
+                Ok(0) if !part.is_empty() => thread::sleep(LOOK_EVERY),
+                other => return other,
+            }
+        }
+    }
+}
+
 /// One program, as the channel sees it.
 struct Stream {
     pid: Pid,
@@ -137,8 +153,9 @@ struct Agent {
 
 fn live() -> Result<(), String> {
     machine::mount_basics()?;
-    machine::load_modules();
+    machine::load_modules(machine::FIRST_MODULES);
     let port = machine::find_port()?;
+    machine::wipe_for_template();
     let out = port.try_clone().map_err(|error| format!("the port: {error}"))?;
     let agent = Arc::new(Agent {
         wire: Wire::new(out),
@@ -146,7 +163,7 @@ fn live() -> Result<(), String> {
         reaper: Reaper::default(),
         beginner: Beginner::new(),
     });
-    let mut port = BufReader::new(port);
+    let mut port = BufReader::new(Patient(port));
     let ready = Ready { version: env!("CARGO_PKG_VERSION").to_owned() };
     let lost = |error: io::Error| format!("the port: {error}");
     agent.wire.send(MAIN, &Frame::Ready(ready)).map_err(lost)?;
@@ -278,6 +295,7 @@ impl Files {
 }
 
 fn become_machine(boot: &Boot) -> Result<(), String> {
+    machine::load_modules(machine::OTHER_MODULES);
     machine::set_clock(boot.unix_nanos)?;
     machine::add_entropy(&boot.entropy)?;
     machine::mount_root(boot)?;

@@ -36,6 +36,11 @@ pub const OUT_OF_MEMORY: &str = "OutOfMemory";
 /// The descriptor that words about a failed beginning go to, and that closes when the program has begun.
 pub const REPORT: i32 = 3;
 
+/// The word of the kernel's command line that says that a template of the machine is to be taken.
+pub const TEMPLATE_WORD: &str = "rik.template";
+/// The descriptor that a VMM reads the state from that its machine begins with.
+pub const STATE: i32 = 4;
+
 fn sessions_socket() -> PathBuf {
     PathBuf::from(RUN_DIR).join("sessions.sock")
 }

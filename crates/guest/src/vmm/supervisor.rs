@@ -4,9 +4,12 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, BufReader, Read},
-    os::unix::{
-        net::{UnixListener, UnixStream},
-        process::CommandExt,
+    os::{
+        fd::AsRawFd,
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
     },
     process::{Child, Command, ExitCode, Stdio},
     sync::{
@@ -18,7 +21,7 @@ use std::{
 };
 
 use super::{
-    MACHINE_FILE, OUT_OF_MEMORY, REASON_FILE,
+    MACHINE_FILE, OUT_OF_MEMORY, REASON_FILE, STATE,
     console::Console,
     lost,
     session::{self, Ends, become_terminal, pass_signals},
@@ -58,7 +61,10 @@ impl Supervisor {
             machine.main.terminal =
                 Some(become_terminal().map_err(|error| format!("its terminal: {error}"))?);
         }
-        let (mut vmm, console) = begin_vmm(&machine.vmm)?;
+        let template = machine.template.as_ref();
+        let template = template.map(fs::File::open).transpose();
+        let template = template.map_err(|error| format!("the template of its machine: {error}"))?;
+        let (mut vmm, console) = begin_vmm(&machine.vmm, template.as_ref())?;
         let until = Instant::now() + Duration::from_secs(machine.boot_seconds.into());
         match boot(&mut vmm, &machine, until) {
             Ok((wire, port)) => {
@@ -171,24 +177,34 @@ fn read_machine() -> Result<Machine, String> {
     serde_json::from_slice(&text).map_err(|error| format!("its description: {error}"))
 }
 
-fn begin_vmm(command: &[String]) -> Result<(Child, Console), String> {
+fn begin_vmm(command: &[String], state: Option<&fs::File>) -> Result<(Child, Console), String> {
     let (program, args) = command.split_first().ok_or("no VMM was named")?;
     let failed = |error: io::Error| format!("{program} could not be begun: {error}");
     let (console, said) = io::pipe().map_err(failed)?;
     let errors = said.try_clone().map_err(failed)?;
     let mut vmm = Command::new(program);
     vmm.args(args).env_clear().stdin(Stdio::null()).stdout(said).stderr(errors);
-    // SAFETY: one system call on a value of its own.
+    let state = state.map(AsRawFd::as_raw_fd);
+    // SAFETY: system calls on values of its own; the descriptor is open as long as the child is begun.
     unsafe {
-        vmm.pre_exec(|| {
+        vmm.pre_exec(move || {
             signals::unblock();
-            Ok(())
+            match state {
+                // It already is the one: then it must only stay.
+                Some(STATE) => check(libc::fcntl(STATE, libc::F_SETFD, 0)),
+                Some(state) => check(libc::dup2(state, STATE)),
+                None => Ok(()),
+            }
         });
     }
     let child = vmm.spawn().map_err(failed)?;
     // With it go this process's copies of the pipe's end, so that the console ends with the VMM.
     drop(vmm);
     Ok((child, Console::read(console)))
+}
+
+fn check(done: libc::c_int) -> io::Result<()> {
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Why a program in a microVM could not begin.
@@ -235,7 +251,10 @@ fn boot(
             _ => Err(NotBegun::Lost("the microVM does not speak as it should".to_owned())),
         }
     };
-    hear(|frame| matches!(frame, Frame::Ready(_)))?;
+    // From a template, the agent has said so before.
+    if machine.template.is_none() {
+        hear(|frame| matches!(frame, Frame::Ready(_)))?;
+    }
     let mut own = machine.boot.clone();
     own.unix_nanos = unix_nanos();
     own.entropy = entropy().map_err(|error| NotBegun::Told(format!("random numbers: {error}")))?;

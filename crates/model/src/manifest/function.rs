@@ -10,12 +10,14 @@ use super::{
     ContainerSpec, EnvVar, ExposureKind, PortSpec, Protocol, ResourceList, Resources, WorkloadSpec,
     health::Probe, image::PullPolicy,
 };
-use crate::quantity::Memory;
+use crate::quantity::{Cpu, Memory};
 
 /// Ports of the node that Functions get if they name none.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 45_000..=49_999;
 /// Memory of a microVM whose manifest does not say.
 pub const DEFAULT_MEMORY: Memory = Memory(128 << 20);
+/// Processor time that a microVM whose manifest does not say asks its node for: a kernel of its own is never quite idle.
+pub const DEFAULT_CPU: Cpu = Cpu(50);
 /// The least memory that a microVM's kernel comes up with.
 pub const MIN_MEMORY: Memory = Memory(80 << 20);
 /// Name of the container that a root file system becomes.
@@ -134,11 +136,18 @@ impl WorkloadSpec {
             });
             container.ports.extend(published);
         }
-        if spec.memory_limit().is_none()
-            && let Some(container) = spec.containers.first_mut()
-        {
+        let (memory, own) = (spec.memory_limit(), spec.resources.clone());
+        if let Some(container) = spec.containers.first_mut() {
             let resources = container.resources.get_or_insert_with(Resources::default);
-            resources.limits.get_or_insert_with(ResourceList::default).memory = Some(DEFAULT_MEMORY);
+            if memory.is_none() {
+                resources.limits.get_or_insert_with(ResourceList::default).memory = Some(DEFAULT_MEMORY);
+            }
+            let asks = |own: &Resources| {
+                [own.requests, own.limits].into_iter().flatten().any(|one| one.cpu.is_some())
+            };
+            if !asks(resources) && !own.as_ref().is_some_and(asks) {
+                resources.requests.get_or_insert_with(ResourceList::default).cpu = Some(DEFAULT_CPU);
+            }
         }
         spec
     }
@@ -195,7 +204,7 @@ mod tests {
         );
         let port = own.published().next().unwrap();
         assert_eq!((port.port, port.target()), (45_001, 8080));
-        assert_eq!(own.requests().1, DEFAULT_MEMORY);
+        assert_eq!(own.requests(), (DEFAULT_CPU, DEFAULT_MEMORY));
         assert_eq!(own.function.unwrap().exposure.unwrap().port, Some(45_001));
     }
 

@@ -1,9 +1,9 @@
 //! What a microVM's kernel starts with: the guest program as `/init`, and the modules that it loads. Written as `cpio`
 //! (the "newc" form of the kernel's `buffer-format.rst`), unpacked, because unpacking costs more than reading.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-use super::kernel::module_bytes;
+use super::kernel::{Modules, module_bytes};
 
 /// The program inside microVMs, one static file, made by this crate's build.
 pub const GUEST: &[u8] = include_bytes!(env!("RIK_GUEST"));
@@ -16,18 +16,21 @@ const CHARACTERS: u32 = 0o020_600;
 /// Number of the console: what the kernel gives `/init` as its standard files.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// The archive with these modules, in their order.
+/// The archive with these modules.
 ///
 /// # Errors
 /// A module cannot be read.
-pub fn build(modules: &[PathBuf]) -> io::Result<Vec<u8>> {
+pub fn build(modules: &Modules) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.add("init", PROGRAM, GUEST, (0, 0));
     archive.add("dev", DIRECTORY, &[], (0, 0));
     archive.add("dev/console", CHARACTERS, &[], CONSOLE);
     archive.add("modules", DIRECTORY, &[], (0, 0));
-    for (number, path) in modules.iter().enumerate() {
-        archive.add(&format!("modules/{number:02}.ko"), PLAIN, &module_bytes(path)?, (0, 0));
+    for (set, paths) in [("first", &modules.first), ("other", &modules.other)] {
+        archive.add(&format!("modules/{set}"), DIRECTORY, &[], (0, 0));
+        for (number, path) in paths.iter().enumerate() {
+            archive.add(&format!("modules/{set}/{number:02}.ko"), PLAIN, &module_bytes(path)?, (0, 0));
+        }
     }
     archive.add("TRAILER!!!", 0, &[], (0, 0));
     Ok(archive.bytes)
@@ -68,7 +71,7 @@ mod tests {
 
     #[test]
     fn archive_begins_with_the_guest_program_and_ends_with_the_trailer() {
-        let bytes = build(&[]).unwrap();
+        let bytes = build(&Modules::default()).unwrap();
         assert!(bytes.starts_with(b"070701"));
         assert_eq!(bytes.get(110..115), Some(&b"init\0"[..]));
         assert_eq!(bytes.get(116..120), Some(&b"\x7fELF"[..]));

@@ -31,6 +31,8 @@ pub const KERNEL: &str = "/vm/kernel";
 pub const INITRAMFS: &str = "/vm/initramfs";
 /// The root file system of one microVM, in a jail.
 pub const ROOT: &str = "/vm/root";
+/// The state that a microVM begins with, in a jail.
+pub const TEMPLATE: &str = "/vm/state";
 /// Where firmware is, in a jail.
 pub const FIRMWARE: &str = "/firmware";
 /// Firmware that QEMU's `microvm` machine may ask for.
@@ -50,8 +52,8 @@ const PART_DIRS: [&str; 4] =
 /// Directories that a container's start mounts on.
 const PLACES: [&str; 7] = ["proc", "sys", "dev", "etc", "run", "tmp", "vm"];
 /// Files that a container's start mounts on.
-const PLACES_OF_FILES: [&str; 6] =
-    ["etc/hosts", "etc/hostname", "etc/resolv.conf", "vm/machine.json", "vm/reason", "vm/root"];
+const PLACES_OF_FILES: [&str; 7] =
+    ["etc/hosts", "etc/hostname", "etc/resolv.conf", "vm/machine.json", "vm/reason", "vm/root", "vm/state"];
 
 /// Makes the jail of a VMM and a kernel below `top`, unless it is there. Gives its directory.
 ///

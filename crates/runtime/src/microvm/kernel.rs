@@ -14,17 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a guest needs, in an order in which nothing is missed: what each of them needs goes before it.
-const NEEDED: [&str; 8] = [
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_console",
-    "virtio_rng",
-    "erofs",
-    "overlay",
-    "squashfs",
-];
+/// What a guest needs to speak with the outside, and what is the same whatever it is to be.
+const FIRST: [&str; 6] = ["virtio_mmio", "virtio_console", "erofs", "overlay", "squashfs", "net_failover"];
+/// The drivers that look at what is there when they are loaded: once it is known what that is.
+const OTHER: [&str; 2] = ["virtio_blk", "virtio_net"];
+/// What a module's signature ends with.
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+/// Bytes of the description between a signature and that, of which the last four are the signature's length.
+const SIGNATURE_INFO: usize = 12;
 /// Largest module that is looked into.
 const MAX_MODULE_BYTES: u64 = 64 << 20;
 /// How deep directories of modules are.
@@ -125,18 +122,32 @@ fn by_version(one: &str, other: &str) -> Ordering {
     parts(one).cmp(&parts(other))
 }
 
-/// Files of the modules that a guest needs, in the order in which they are to be loaded.
+/// Modules that a guest needs, each in the order in which they are to be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Modules {
+    /// To speak with the outside.
+    pub first: Vec<PathBuf>,
+    /// Beside those.
+    pub other: Vec<PathBuf>,
+}
+
+/// The modules that a guest needs of this kernel.
 ///
 /// # Errors
 /// A module could not be read.
-pub fn needed_modules(kernel: &Kernel) -> io::Result<Vec<PathBuf>> {
-    let Some(dir) = &kernel.modules else { return Ok(Vec::new()) };
+pub fn needed_modules(kernel: &Kernel) -> io::Result<Modules> {
+    let Some(dir) = &kernel.modules else { return Ok(Modules::default()) };
     let known = known_modules(&dir.join("kernel"));
     let mut order = Vec::new();
-    for name in NEEDED {
+    for name in FIRST {
         require(name, &known, &mut order, 0)?;
     }
-    Ok(order)
+    let count = order.len();
+    for name in OTHER {
+        require(name, &known, &mut order, 0)?;
+    }
+    let other = order.split_off(count);
+    Ok(Modules { first: order, other })
 }
 
 /// Adds a module after all that it needs. One that is not there is built in, or will be missed by the guest.
@@ -204,7 +215,17 @@ pub fn module_bytes(path: &Path) -> io::Result<Vec<u8>> {
         _ => Err(io::Error::other("it is packed in a way that is not known here")),
     };
     read.map_err(named)?;
+    strip_signature(&mut bytes);
     Ok(bytes)
+}
+
+/// Takes the signature off a module. A guest's kernel need not check what its own machine has given it, and each check
+/// takes as long as all the rest of the loading, where the processor is emulated.
+fn strip_signature(module: &mut Vec<u8>) {
+    let Some(rest) = module.strip_suffix(SIGNED) else { return };
+    let length = rest.last_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes));
+    let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    module.truncate(rest.len().saturating_sub(SIGNATURE_INFO + length));
 }
 
 #[cfg(test)]
@@ -254,6 +275,16 @@ mod tests {
     }
 
     #[test]
+    fn module_is_taken_without_its_signature() {
+        let plain = b"\x7fELF module".to_vec();
+        let mut signed = [plain.as_slice(), &[7; 300], &[0; 8], &300_u32.to_be_bytes(), SIGNED].concat();
+        strip_signature(&mut signed);
+        assert_eq!(signed, plain);
+        strip_signature(&mut signed);
+        assert_eq!(signed, plain);
+    }
+
+    #[test]
     fn modules_come_after_those_that_they_need_however_they_are_packed() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("modules");
@@ -267,7 +298,9 @@ mod tests {
         put(&dir.join("kernel/b/virtio_ring.ko"), &module(""));
         let kernel = Kernel { path: PathBuf::new(), modules: Some(dir) };
         let order = needed_modules(&kernel).unwrap();
-        let names: Vec<_> = order.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert!(order.other.is_empty());
+        let names: Vec<_> =
+            order.first.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["virtio_ring.ko", "virtio.ko.zst", "virtio-mmio.ko"]);
     }
 }

@@ -19,8 +19,10 @@ pub mod kernel;
 mod probe;
 pub mod qemu;
 pub mod roots;
+mod template;
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -30,7 +32,10 @@ use std::{
 pub use images::Allowlist;
 use tokio::sync::OnceCell;
 
-use self::{kernel::Kernel, qemu::Accelerator};
+use self::{
+    kernel::Kernel,
+    qemu::{Accelerator, Shape},
+};
 
 /// Name of QEMU's program.
 const QEMU: &str = "qemu-system-x86_64";
@@ -103,6 +108,8 @@ struct Shared {
     config: MicrovmConfig,
     found: Result<Found, String>,
     ready: OnceCell<Ready>,
+    /// Templates by processors and memory; None where there is none.
+    templates: tokio::sync::Mutex<BTreeMap<(u32, u64), Option<PathBuf>>>,
     /// How instructions are run, and why so, once that was found out.
     told: Mutex<Option<String>>,
 }
@@ -144,8 +151,15 @@ impl Microvms {
     #[must_use]
     pub fn new(state_dir: &Path, config: MicrovmConfig) -> Self {
         let found = find(&config);
-        let (ready, told) = (OnceCell::new(), Mutex::new(None));
-        Self { shared: Arc::new(Shared { top: state_dir.join("microvms"), config, found, ready, told }) }
+        let shared = Shared {
+            top: state_dir.join("microvms"),
+            config,
+            found,
+            ready: OnceCell::new(),
+            templates: tokio::sync::Mutex::default(),
+            told: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// What all of them share; made at the first call, which may take some seconds.
@@ -159,6 +173,27 @@ impl Microvms {
             made.map_err(|error| error.to_string())?
         };
         self.shared.ready.get_or_try_init(make).await.cloned()
+    }
+
+    /// The template that a microVM of this shape begins with, made by the first one that asks; None if it has to boot.
+    pub async fn template(&self, ready: &Ready, shape: &Shape) -> Option<PathBuf> {
+        if shape.accelerator == Accelerator::Kvm {
+            return None;
+        }
+        // Two at once would only slow each other down.
+        let mut templates = self.shared.templates.lock().await;
+        let key = (shape.processors, shape.memory_mib);
+        if let Some(known) = templates.get(&key) {
+            return known.clone().filter(|path| path.is_file());
+        }
+        let (dir, ready, shape) = (self.shared.top.join("templates"), ready.clone(), *shape);
+        let work = move || template::make(&dir, &ready.program, &ready.jail, &shape);
+        let made = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|made| made);
+        if let Err(error) = &made {
+            tracing::warn!(%error, "microVMs boot each time: no template could be made");
+        }
+        templates.insert(key, made.ok());
+        templates.get(&key).cloned().flatten()
     }
 
     /// What microVMs run with, and why so.
@@ -190,6 +225,7 @@ impl Microvms {
         make_private(&jails).map_err(failed)?;
         let jail = jail::make(&jails, &found.program, &found.kernel).map_err(failed)?;
         jail::remove_others(&jails, &jail);
+        template::remove_others(&self.shared.top.join("templates"), &jail);
         let (accelerator, how) = probe::decide(self.shared.config.accelerator, &found.program, &jail);
         tracing::info!(vmm = %found.program.display(), kernel = %found.kernel.path.display(), how, "microVMs can run");
         *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);

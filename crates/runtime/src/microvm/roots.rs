@@ -9,7 +9,7 @@
 //! again. The machine's own kernel never mounts what came from outside.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     error::Error,
     fs::{self, DirBuilder, File, FileTimes},
     io::{self, Read, Seek},
@@ -233,14 +233,14 @@ impl Roots {
     }
 
     /// Removes roots that nothing stands on and nobody has used for a day, and what was left half made.
-    pub fn clean(&self, used: &dyn Fn(&str) -> bool) {
+    pub fn clean(&self, used: &BTreeSet<String>) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let age =
                 entry.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed().unwrap_or_default());
-            if !used(&name) && age.is_ok_and(|age| age > KEPT_FOR) {
+            if !used.contains(&name) && age.is_ok_and(|age| age > KEPT_FOR) {
                 let path = entry.path();
-                let gone = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+                let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 if let Err(error) = gone {
                     tracing::warn!(path = %path.display(), %error, "a root file system that is not used stays");
                 }

@@ -8,6 +8,7 @@
 //! To everybody else it is a container like others.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
@@ -45,7 +46,7 @@ use super::{
     given,
     limits::Limits,
     prepare::{CONFIG_FILE, START_FILE, StartFile},
-    record::{PodPlace, Record},
+    record::{Places, PodPlace, Record},
     scaffold,
     seccomp::{Confinement, Profile},
     spec::{ContainerSetup, command_line, container_spec, environment},
@@ -54,7 +55,7 @@ use crate::{
     InstanceSpec, Progress, RuntimeError,
     microvm::{
         Ready,
-        jail::{GUEST_PROGRAM, ROOT},
+        jail::{GUEST_PROGRAM, ROOT, TEMPLATE},
         qemu::{self, Accelerator, Shape},
     },
 };
@@ -83,11 +84,14 @@ pub(super) struct Content {
     pub(super) digest: String,
     /// What it says about its program.
     pub(super) config: ImageConfig,
+    /// The state that its microVM begins with.
+    #[serde(default)]
+    pub(super) template: Option<PathBuf>,
 }
 
 impl Content {
     pub(super) fn of_image(root: String, image: &Image) -> Self {
-        Self { root, digest: image.digest.to_string(), config: image.config.clone() }
+        Self { root, digest: image.digest.to_string(), config: image.config.clone(), template: None }
     }
 }
 
@@ -117,7 +121,7 @@ fn memory_bytes(spec: &WorkloadSpec) -> u64 {
     spec.memory_limit().unwrap_or(DEFAULT_MEMORY).0
 }
 
-fn shape(spec: &WorkloadSpec, accelerator: Accelerator, record: &Record) -> Shape {
+fn shape(spec: &WorkloadSpec, accelerator: Accelerator) -> Shape {
     let container = spec.containers.first().and_then(|own| own.resources.as_ref());
     let limits = [container, spec.resources.as_ref()].into_iter().flatten().find_map(|own| own.limits?.cpu);
     let Cpu(millis) = limits.unwrap_or(Cpu(1_000));
@@ -125,7 +129,7 @@ fn shape(spec: &WorkloadSpec, accelerator: Accelerator, record: &Record) -> Shap
         accelerator,
         processors: u32::try_from(millis.div_ceil(1_000)).unwrap_or(1).max(1),
         memory_mib: memory_bytes(spec) >> 20,
-        address: record.attachment.as_ref().map(|own| own.ip),
+        from_template: false,
     }
 }
 
@@ -179,17 +183,21 @@ impl PodRuntime {
         self.content_of(container, spec, &given, &|_| {}).await
     }
 
-    /// Makes the container of a Function, for its first run or a later one.
+    /// Makes the container of a Function, for its first run or a later one. Says whether its machine begins from a template.
     pub(super) async fn furnish_function(
         &self,
         place: &PodPlace,
         record: &Record,
         (index, container): (usize, &ContainerSpec),
         content: Content,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<bool, RuntimeError> {
         let ready = self.microvms_ready().await?;
         let root = self.shared.roots.get(&content.root);
         let root = root.ok_or_else(|| fault::files(io::Error::other("its root file system is gone")))?;
+        let shape = shape(&record.spec.spec, ready.accelerator);
+        let template = self.shared.microvms.template(&ready, &shape).await;
+        let warm = template.is_some();
+        let content = Content { template, ..content };
         let (runtime, place, record, container) =
             (self.clone(), place.clone(), record.clone(), container.clone());
         let at_work = self.shared.busy.work_on(&record.spec.uid).await;
@@ -197,7 +205,8 @@ impl PodRuntime {
             let _at_work = at_work;
             runtime.write_function(&place, &record, (index, &container), (&ready, &content, &root))
         };
-        blocking(work).await.map_err(fault::files)?
+        blocking(work).await.map_err(fault::files)??;
+        Ok(warm)
     }
 
     fn write_function(
@@ -229,6 +238,7 @@ impl PodRuntime {
             bind(&own("reason"), REASON_FILE, "rw"),
             bind(&own(TUN.0), "/dev/net/tun", "rw"),
         ];
+        mounts.extend(content.template.as_deref().map(|template| bind(template, TEMPLATE, "ro")));
         if ready.accelerator == Accelerator::Kvm {
             mounts.push(bind(&own(KVM.0), "/dev/kvm", "rw"));
         }
@@ -292,8 +302,10 @@ impl PodRuntime {
             let content = content.map_err(fault::files)?.unwrap_or_default();
             let given = given::load(&place, &record.spec.spec).map_err(fault::files)?;
             let whole = given::with_values(container, &given)?;
-            let shape = shape(&record.spec.spec, ready.accelerator, &record);
-            let network = shape.address.map(|address| GuestNetwork { address, prefix, gateway, mtu });
+            let from_template = content.template.is_some();
+            let shape = Shape { from_template, ..shape(&record.spec.spec, ready.accelerator) };
+            let address = record.attachment.as_ref().map(|own| own.ip);
+            let network = address.map(|address| GuestNetwork { address, prefix, gateway, mtu });
             let security = Security::of(&record.spec.spec, container);
             let etc = etc_files(&place).map_err(fault::files)?;
             let boot = Boot {
@@ -306,6 +318,7 @@ impl PodRuntime {
             let task = Task::Run(program(&whole, &content, &security, &record.spec)?);
             let machine = Guest {
                 vmm: qemu::command(&ready.program, &shape),
+                template: from_template.then(|| TEMPLATE.into()),
                 port: qemu::port_socket().into(),
                 boot_seconds: BOOT_SECONDS,
                 boot,
@@ -434,6 +447,13 @@ fn program(
         groups: security.groups.clone(),
         non_root: security.non_root,
     })
+}
+
+/// Names of the root file systems that instances of this node stand on.
+pub(super) fn used_roots(places: &Places) -> BTreeSet<String> {
+    let uids = places.uids().unwrap_or_default();
+    let dirs = uids.iter().filter_map(|uid| Some(places.pod(uid).ok()?.container(0)));
+    dirs.filter_map(|dir| Some(read_whole::<Content>(&dir.join(IMAGE_FILE)).ok()??.root)).collect()
 }
 
 /// What the supervisor left to say about the end of a microVM.

@@ -370,7 +370,11 @@ impl Runtime for PodRuntime {
         self.look_at_disk();
         let shared = Arc::clone(&self.shared);
         // What cannot be removed is told of there; it harms nobody.
-        let _ = blocking(move || shared.deleted.clean_now_and_then()).await;
+        let clean = move || {
+            shared.deleted.clean_now_and_then();
+            shared.roots.clean(&function::used_roots(&shared.places));
+        };
+        let _ = blocking(clean).await;
         let room = self.shared.images.make_room().await.map_err(|error| RuntimeError {
             operation: "make room on the disk".to_owned(),
             reason: Reason::Other,

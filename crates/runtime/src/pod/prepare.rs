@@ -62,6 +62,17 @@ pub(super) struct StartFile {
     pub(super) stop_signal: i32,
 }
 
+/// A container that was made.
+struct Made {
+    /// Digest of its image.
+    digest: String,
+    /// Microseconds that its image took, and its files.
+    fetched: u64,
+    furnished: u64,
+    /// Whether its machine begins from a template, if it is one.
+    warm: Option<bool>,
+}
+
 impl PodRuntime {
     pub(super) async fn prepare_pod(
         &self,
@@ -88,17 +99,18 @@ impl PodRuntime {
             try_join_all(containers.map(|own| self.prepare_container(&place, &record, own, progress)));
         let network = timed(self.prepare_network(&place, spec, record.ids));
         let ready = tokio::try_join!(containers, network, timed(self.prepare_group(spec)))?;
-        let (images, (attachment, network_micros), ((), limits_micros)) = ready;
-        record.image_digests = images.iter().map(|(digest, _)| Some(digest.clone())).collect();
+        let (made, (attachment, network_micros), ((), limits_micros)) = ready;
+        record.image_digests = made.iter().map(|one| Some(one.digest.clone())).collect();
         record.attachment = Some(attachment);
-        let longest = |part: fn(&(u64, u64)) -> u64| images.iter().map(|(_, spent)| part(spent)).max();
+        let longest = |part: fn(&Made) -> u64| made.iter().map(part).max().unwrap_or_default();
         let times = StartTimes {
             sandbox_micros,
-            image_micros: longest(|spent| spent.0).unwrap_or_default(),
-            files_micros: longest(|spent| spent.1).unwrap_or_default(),
+            image_micros: longest(|one| one.fetched),
+            files_micros: longest(|one| one.furnished),
             network_micros,
             limits_micros,
             processes_micros: None,
+            warm: made.iter().find_map(|one| one.warm),
         };
         record.prepared = Some((times, Timestamp::now()));
         record.stage = Stage::Prepared;
@@ -205,19 +217,20 @@ impl PodRuntime {
         record: &Record,
         (index, container): (usize, &ContainerSpec),
         progress: Progress<'_>,
-    ) -> Result<(String, (u64, u64)), RuntimeError> {
+    ) -> Result<Made, RuntimeError> {
         let spec = &record.spec;
         if spec.kind == Kind::Function {
             let content = self.content_of(container, &spec.spec, &spec.given, progress);
             let (content, fetched) = timed(content).await?;
             let digest = content.digest.clone();
-            let furnished = timed(self.furnish_function(place, record, (index, container), content)).await?;
-            return Ok((digest, (fetched, furnished.1)));
+            let furnish = self.furnish_function(place, record, (index, container), content);
+            let (warm, furnished) = timed(furnish).await?;
+            return Ok(Made { digest, fetched, furnished, warm: Some(warm) });
         }
         let (image, fetched) = timed(self.fetch(container, &spec.spec, &spec.given, progress)).await?;
         let (image, furnished) =
             timed(self.furnish_container(place, record, (index, container), image)).await?;
-        Ok((image.digest.to_string(), (fetched, furnished)))
+        Ok(Made { digest: image.digest.to_string(), fetched, furnished, warm: None })
     }
 
     /// Gives a container a fresh root file system of its image, and writes what it is told to be.

@@ -95,7 +95,12 @@ fn instance(client: &Client, name: &str) -> Result<(Sheet, Option<String>), Fail
 /// Where the time of a start went, in the order in which it went; what is done at once stands together.
 fn time_line(times: &StartTimes) -> String {
     let millis = |micros: u64| format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100);
-    let processes = times.processes_micros.map(|micros| format!(", then processes {}", millis(micros)));
+    let how = match times.warm {
+        Some(true) => " (warm, from a template)",
+        Some(false) => " (cold, by booting)",
+        None => "",
+    };
+    let processes = times.processes_micros.map(|micros| format!(", then processes {}{how}", millis(micros)));
     format!(
         "sandbox {}, then image {} and files {}, network {}, limits {} at once{}",
         millis(times.sandbox_micros),
