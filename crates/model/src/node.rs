@@ -107,6 +107,9 @@ pub struct NodeMetrics {
     /// Ports that programs of the machine listen on: instances cannot publish them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listening: Vec<ListeningPort>,
+    /// What its microVMs run with by now: the first of them finds out whether the processor can run them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub microvms: String,
     /// What the instances on it use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodMetrics>,

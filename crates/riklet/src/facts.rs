@@ -115,6 +115,7 @@ impl Meter {
             },
             disks: disks(),
             listening: runtime::pod::listening(),
+            microvms: String::new(),
             pods: Vec::new(),
         }
     }

@@ -103,8 +103,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         measure: {
             let streams = streams.clone();
             Box::new(move || {
-                let usage = streams.pods().map(|pods| pods.usage()).unwrap_or_default();
-                NodeMetrics { pods: pod_meter.measure(usage, Instant::now()), ..meter.measure() }
+                let pods = streams.pods();
+                let usage = pods.as_ref().map(|pods| pods.usage()).unwrap_or_default();
+                let microvms = pods.map(|pods| pods.microvms().told()).unwrap_or_default();
+                NodeMetrics { microvms, pods: pod_meter.measure(usage, Instant::now()), ..meter.measure() }
             })
         },
         clock: Clock::new(Timestamp::now),

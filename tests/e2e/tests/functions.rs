@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use e2e::api::{pids, text};
-use e2e::lab::NODE;
+use e2e::lab::{self, NODE};
 use e2e::manifest::{function, script};
 use e2e::network::{HOST_ADDRESS, Host};
 use e2e::terminal::Typed;
@@ -225,6 +225,32 @@ fn s_vm_10_every_end_of_a_microvm_is_told() {
         assert!(!probe::is_alive(vmm) && !probe::is_alive(first));
         let sheet = lab.rikctl(&["describe", "instance", "kept"]).good();
         assert!(sheet.contains("MicrovmFailed"), "{sheet}");
+    });
+}
+
+/// S-VM-11: who runs the guests' instructions is found out by booting the very kernel, and told with the reason.
+#[test]
+fn s_vm_11_processor_is_tried_and_what_is_fallen_back_to_is_told() {
+    story(|lab| {
+        let api = lab.cluster();
+        let _ = lab.stop(NODE);
+        let mut command = lab::riklet(&Host::here(), NODE, &programs::built("riklet"));
+        command.args(["--vm-accelerator", "auto"]);
+        lab.start(NODE, &mut command);
+        api.wait_node(NODE, "Ready");
+        api.run(&web("fn"));
+        wait_log(lab, "fn", "started");
+        let told = wait_until(LONG, "the node to tell", || {
+            let sheet = lab.rikctl(&["describe", "node", NODE]).good();
+            let line =
+                sheet.lines().find(|line| line.starts_with("MicroVMs:")).unwrap_or_default().to_owned();
+            if line.contains(", by KVM") || line.contains(", emulated (") { Ok(line) } else { Err(sheet) }
+        });
+        // On a machine whose processor cannot, the reason is more than that it cannot.
+        assert!(told.contains("by KVM") || told.contains("emulated (KVM was tried: "), "{told}");
+        let verdict = Lab::node_state(NODE).join("microvms/jails/kvm.json");
+        let kept = std::fs::read_to_string(&verdict).unwrap_or_default();
+        assert!(kept.contains("whyNot") || !Path::new("/dev/kvm").exists(), "{kept}");
     });
 }
 

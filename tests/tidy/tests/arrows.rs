@@ -55,7 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
     ("tidy", &[]),
     ("e2e", &["images", "model"]),
-    ("bench", &["e2e", "images", "model", "placement", "proto"]),
+    ("bench", &["e2e", "guest", "images", "model", "placement", "proto"]),
     ("simulation", &["controller", "model", "placement", "proto", "riklet", "runtime", "scheduler", "store"]),
 ];
 

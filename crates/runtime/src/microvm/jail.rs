@@ -166,6 +166,7 @@ pub fn remove_others(top: &Path, keep: &Path) {
         let name = entry.file_name();
         let mounted = mounts.lines().any(|line| line.contains(&*name.to_string_lossy()));
         if path != keep
+            && path.is_dir()
             && !mounted
             && let Err(error) = fs::remove_dir_all(&path)
         {

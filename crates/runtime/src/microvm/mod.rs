@@ -186,7 +186,7 @@ impl Microvms {
         if let Some(known) = templates.get(&key) {
             return known.clone().filter(|path| path.is_file());
         }
-        let (dir, ready, shape) = (self.shared.top.join("templates"), ready.clone(), *shape);
+        let (dir, ready, shape) = (self.shared.top.join(template::TEMPLATES), ready.clone(), *shape);
         let work = move || template::make(&dir, &ready.program, &ready.jail, &shape);
         let made = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|made| made);
         if let Err(error) = &made {
@@ -225,7 +225,7 @@ impl Microvms {
         make_private(&jails).map_err(failed)?;
         let jail = jail::make(&jails, &found.program, &found.kernel).map_err(failed)?;
         jail::remove_others(&jails, &jail);
-        template::remove_others(&self.shared.top.join("templates"), &jail);
+        template::remove_others(&self.shared.top.join(template::TEMPLATES), &jail);
         let (accelerator, how) = probe::decide(self.shared.config.accelerator, &found.program, &jail);
         tracing::info!(vmm = %found.program.display(), kernel = %found.kernel.path.display(), how, "microVMs can run");
         *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);

@@ -14,13 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::{frame::Frame, vmm::PORT_NAME};
+use guest::frame::Frame;
 use serde::{Deserialize, Serialize};
 
 use super::{
     AcceleratorWish,
-    jail::{INITRAMFS, KERNEL},
-    qemu::Accelerator,
+    qemu::{Accelerator, Shape, own_machine},
 };
 use crate::pod::files::{read_whole, write_whole};
 
@@ -28,6 +27,8 @@ use crate::pod::files::{read_whole, write_whole};
 const KVM: &str = "/dev/kvm";
 /// How long a kernel may take to come up by the processor: where it works, it is under a second.
 const COMES_UP_WITHIN: Duration = Duration::from_secs(12);
+/// Name of the socket of its port.
+const SOCKET: &str = "kvm.sock";
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// For how long the time stamp counter is watched, to know its rate.
@@ -35,6 +36,7 @@ const COUNTED_FOR: Duration = Duration::from_millis(50);
 
 /// What was found out, for this jail on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Verdict {
     /// The jail: it is named for VMM, kernel and guest program.
     jail: PathBuf,
@@ -52,7 +54,7 @@ pub(super) fn decide(wish: AcceleratorWish, program: &Path, jail: &Path) -> (Acc
         AcceleratorWish::Tcg => emulated("as configured"),
         AcceleratorWish::Auto => match verdict(program, jail) {
             None => (Accelerator::Kvm, "by KVM".to_owned()),
-            Some(why) => emulated(&why),
+            Some(why) => emulated(&format!("KVM was tried: {why}")),
         },
     }
 }
@@ -98,25 +100,13 @@ impl Drop for Trial {
 /// Boots the kernel by the processor until the agent speaks.
 fn try_out(program: &Path, jail: &Path) -> Result<(), String> {
     let until = Instant::now() + COMES_UP_WITHIN;
-    let inside = |path: &str| jail.join(path.trim_start_matches('/'));
-    let socket = jail.with_file_name("kvm.sock");
+    let socket = jail.with_file_name(SOCKET);
     let _ = fs::remove_file(&socket);
-    // The address of a socket is short.
-    let dir = socket.parent().unwrap_or(jail);
+    let shape = Shape { accelerator: Accelerator::Kvm, processors: 1, memory_mib: 128, from_template: false };
     let mut command = Command::new(program);
     command
-        .args(["-M", "microvm,acpi=on,isa-serial=on", "-accel", "kvm", "-cpu", "host", "-m", "128M"])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(inside(KERNEL))
-        .arg("-initrd")
-        .arg(inside(INITRAMFS))
-        .args(["-device", "virtio-serial-device"])
-        .args(["-chardev", "socket,id=port,path=kvm.sock,server=on,wait=off"])
-        .args(["-device", &format!("virtserialport,chardev=port,name={PORT_NAME}")])
-        .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"])
-        .args(["-append", "quiet panic=-1 reboot=t"])
-        .current_dir(dir)
+        .args(own_machine(&shape, &format!("../{SOCKET}")))
+        .current_dir(jail)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -131,7 +121,7 @@ fn try_out(program: &Path, jail: &Path) -> Result<(), String> {
 fn hear(trial: &mut Trial, socket: &Path, until: Instant) -> Result<(), String> {
     let late = || format!("the kernel did not come up by KVM within {} s", COMES_UP_WITHIN.as_secs());
     let dir = socket.parent().and_then(|dir| fs::File::open(dir).ok()).ok_or_else(late)?;
-    let short = crate::pod::shim::through(&dir).join("kvm.sock");
+    let short = crate::pod::shim::through(&dir).join(SOCKET);
     let stream = loop {
         if let Ok(stream) = UnixStream::connect(&short) {
             break stream;

@@ -39,77 +39,69 @@ pub fn port_socket() -> String {
 /// QEMU and its arguments, as it is begun in its jail. Nothing in them comes from a user.
 #[must_use]
 pub fn command(program: &Path, shape: &Shape) -> Vec<String> {
-    let Shape { processors, memory_mib, .. } = shape;
-    let (accelerator, clock) = match shape.accelerator {
-        Accelerator::Kvm => ("kvm", String::new()),
-        // Without it the kernel does not find out how fast its clock runs, and never comes up.
-        Accelerator::Tcg(khz) => ("tcg", format!(" tsc_early_khz={khz}")),
-    };
-    let mut words: Vec<String> = vec![program.display().to_string()];
-    let mut add = |text: &str| words.extend(text.split(' ').map(str::to_owned));
-    add("-M microvm,acpi=on,isa-serial=on,pic=on,pit=on,rtc=on");
-    add(&format!("-accel {accelerator} -smp {processors} -m {memory_mib}M"));
-    if shape.accelerator == Accelerator::Kvm {
-        add("-cpu host");
-    }
-    add("-nodefaults -no-user-config -display none -no-reboot -serial stdio");
-    add(&format!("-L {FIRMWARE} -kernel {KERNEL} -initrd {INITRAMFS}"));
-    // Always raw: a format that is guessed could name other files.
-    add(&format!("-drive if=none,id=root,file={ROOT},format=raw,readonly=on,file.locking=off"));
-    add("-device virtio-blk-device,drive=root");
-    add(&format!("-netdev tap,id=net,ifname={TAP_LINK},script=no,downscript=no"));
-    add(&format!("-device virtio-net-device,netdev=net,mac={}", guest_address()));
-    add("-device virtio-serial-device");
-    add(&format!("-chardev socket,id=port,path={},server=on,wait=off", port_socket()));
-    add(&format!("-device virtserialport,chardev=port,name={PORT_NAME}"));
-    add("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    let jail = Surroundings { top: "/", root: ROOT, port: &port_socket(), link: true, word: "" };
+    let mut words = vec![program.display().to_string()];
+    words.extend(arguments(shape, &jail));
     if shape.from_template {
-        add(&format!("-incoming fd:{STATE}"));
+        words.extend(["-incoming".to_owned(), format!("fd:{STATE}")]);
     }
-    words.push("-append".to_owned());
-    words.push(format!("console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests{clock}"));
     words
 }
 
-/// The hardware address of every microVM, as QEMU takes it.
-fn guest_address() -> String {
-    GUEST_ADDRESS.map(|byte| format!("{byte:02x}")).join(":")
+/// QEMU's arguments for a machine of ours that runs nothing of anybody's: to try the processor, and to take templates of.
+/// It has the same devices as others, with nothing behind them, and is begun in the directory of the jail; `port` is the
+/// path of its port's socket from there.
+#[must_use]
+pub(super) fn own_machine(shape: &Shape, port: &str) -> Vec<String> {
+    // The disk's driver is not there before the agent has been spoken to, so that what is on it does not matter.
+    let root = INITRAMFS.trim_start_matches('/');
+    arguments(shape, &Surroundings { top: "", root, port, link: false, word: TEMPLATE_WORD })
 }
 
-/// QEMU and its arguments for the machine that templates are taken of: the same devices as [`command`] has, without
-/// anything behind them, and a socket by which it is told to write down its state. It runs on the machine itself, in the
-/// directory of its sockets, and holds nothing but what this crate has made.
-#[must_use]
-pub(super) fn template_command(program: &Path, jail: &Path, shape: &Shape) -> Vec<String> {
-    let inside = |path: &str| jail.join(path.trim_start_matches('/')).display().to_string();
+/// Where a machine finds what is its own.
+struct Surroundings<'a> {
+    /// What the jail's directory is called.
+    top: &'a str,
+    /// The disk.
+    root: &'a str,
+    /// Socket of the port.
+    port: &'a str,
+    /// Whether it has a link.
+    link: bool,
+    /// A further word for the kernel.
+    word: &'a str,
+}
+
+fn arguments(shape: &Shape, around: &Surroundings<'_>) -> Vec<String> {
+    let Shape { processors, memory_mib, .. } = shape;
+    let (accelerator, clock) = match shape.accelerator {
+        Accelerator::Kvm => ("kvm -cpu host", String::new()),
+        // Without it the kernel does not find out how fast its clock runs, and never comes up.
+        Accelerator::Tcg(khz) => ("tcg", format!("tsc_early_khz={khz}")),
+    };
+    let Surroundings { top, root, port, link, word } = around;
+    let inside = |path: &str| format!("{top}{}", path.trim_start_matches('/'));
+    let mac = GUEST_ADDRESS.map(|byte| format!("{byte:02x}")).join(":");
     let mut words = Vec::new();
-    let mut of_clone = command(program, shape).into_iter();
-    while let Some(word) = of_clone.next() {
-        let value = match word.as_str() {
-            "-L" => inside(FIRMWARE),
-            "-kernel" => inside(KERNEL),
-            "-initrd" => inside(INITRAMFS),
-            // Its driver is not there yet, so that what is on the disk does not matter.
-            "-drive" => format!("if=none,id=root,file={},format=raw,readonly=on", inside(INITRAMFS)),
-            "-chardev" => "socket,id=port,path=port.sock,server=on,wait=off".to_owned(),
-            "-netdev" => {
-                of_clone.next();
-                continue;
-            }
-            _ => {
-                words.push(word.replace(",netdev=net", ""));
-                continue;
-            }
-        };
-        of_clone.next();
-        words.extend([word, value]);
+    let mut add = |text: &str| words.extend(text.split(' ').map(str::to_owned));
+    add(&format!("-M microvm,acpi=on,isa-serial=on -accel {accelerator} -smp {processors} -m {memory_mib}M"));
+    add("-nodefaults -no-user-config -display none -no-reboot -serial stdio");
+    add(&format!("-L {} -kernel {} -initrd {}", inside(FIRMWARE), inside(KERNEL), inside(INITRAMFS)));
+    // Always raw: a format that is guessed could name other files.
+    add(&format!("-drive if=none,id=root,file={root},format=raw,readonly=on,file.locking=off"));
+    add("-device virtio-blk-device,drive=root");
+    let netdev = if *link { ",netdev=net" } else { "" };
+    if *link {
+        add(&format!("-netdev tap,id=net,ifname={TAP_LINK},script=no,downscript=no"));
     }
-    // The last word is what the kernel is told.
-    if let Some(last) = words.last_mut() {
-        last.push(' ');
-        last.push_str(TEMPLATE_WORD);
-    }
-    words.extend(["-qmp", "unix:qmp.sock,server=on,wait=off"].map(str::to_owned));
+    add(&format!("-device virtio-net-device,mac={mac}{netdev}"));
+    add("-device virtio-serial-device");
+    add(&format!("-chardev socket,id=port,path={port},server=on,wait=off"));
+    add(&format!("-device virtserialport,chardev=port,name={PORT_NAME}"));
+    add("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    words.push("-append".to_owned());
+    let kernel = ["console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests", &clock, word];
+    words.push(kernel.into_iter().filter(|own| !own.is_empty()).collect::<Vec<_>>().join(" "));
     words
 }
 
@@ -128,7 +120,7 @@ mod tests {
         insta::assert_snapshot!(command(Path::new("/usr/bin/qemu-system-x86_64"), &shape).join("\n"), @r#"
         /usr/bin/qemu-system-x86_64
         -M
-        microvm,acpi=on,isa-serial=on,pic=on,pit=on,rtc=on
+        microvm,acpi=on,isa-serial=on
         -accel
         tcg
         -smp
@@ -155,7 +147,7 @@ mod tests {
         -netdev
         tap,id=net,ifname=tap0,script=no,downscript=no
         -device
-        virtio-net-device,netdev=net,mac=02:52:00:00:00:01
+        virtio-net-device,mac=02:52:00:00:00:01,netdev=net
         -device
         virtio-serial-device
         -chardev
@@ -186,10 +178,10 @@ mod tests {
             pairs.filter_map(|pair| Some(pair.get(1)?.replace(",netdev=net", ""))).collect()
         };
         let clone = command(Path::new("/usr/bin/qemu"), &shape);
-        let words = template_command(Path::new("/usr/bin/qemu"), Path::new("/jail"), &shape);
+        let words = own_machine(&shape, "../x/port.sock");
         assert_eq!(devices(&words), devices(&clone));
         let line = words.join(" ");
-        assert!(!line.contains("tap") && line.contains("-kernel /jail/vm/kernel"), "{line}");
-        assert!(line.contains("file=/jail/vm/initramfs") && line.contains("-smp 2 -m 256M"), "{line}");
+        assert!(!line.contains("tap") && line.contains("-kernel vm/kernel -initrd vm/initramfs"), "{line}");
+        assert!(line.contains("-smp 2 -m 256M") && line.ends_with("rik.template"), "{line}");
     }
 }

@@ -28,9 +28,11 @@ use std::{
 use guest::frame::Frame;
 use serde_json::{Value, json};
 
-use super::qemu::{Shape, template_command};
+use super::qemu::{Shape, own_machine};
 use crate::pod::shim::through;
 
+/// Name of the directory of all of them, beside that of the jails.
+pub(super) const TEMPLATES: &str = "templates";
 /// How long a template may take to be made: a boot on a busy machine.
 const MADE_WITHIN: Duration = Duration::from_secs(90);
 /// Pause between two looks.
@@ -74,10 +76,17 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
         _ => {}
     }
     super::make_private(&dir)?;
-    let mut words = template_command(program, jail, shape).into_iter();
-    let mut command = Command::new(words.next().unwrap_or_default());
-    let quiet = (Stdio::null(), Stdio::null(), Stdio::null());
-    command.args(words).current_dir(&dir).env_clear().stdin(quiet.0).stdout(quiet.1).stderr(quiet.2);
+    let own = dir.file_name().unwrap_or_default().to_string_lossy();
+    let socket = |name: &str| format!("../../{TEMPLATES}/{own}/{name}");
+    let mut command = Command::new(program);
+    command
+        .args(own_machine(shape, &socket("port.sock")))
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", socket("qmp.sock"))])
+        .current_dir(jail)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut booted = Booted { vmm: command.spawn()?, dir: dir.clone() };
     let until = Instant::now() + MADE_WITHIN;
     // The addresses of sockets are short.
@@ -91,7 +100,8 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
     }
     thread::sleep(SETTLED_AFTER);
     let state = dir.join("state");
-    save(&mut booted.vmm, &short, &state, until)?;
+    let uri = format!("unix:{}", socket("state.sock"));
+    save(&mut booted.vmm, (&short, &uri), &state, until)?;
     fs::set_permissions(&state, fs::Permissions::from_mode(0o444))?;
     fs::rename(&state, &path)?;
     Ok(path)
@@ -112,12 +122,12 @@ fn connect(vmm: &mut Child, socket: &Path, until: Instant) -> io::Result<UnixStr
 }
 
 /// Has the VMM write its state to a file.
-fn save(vmm: &mut Child, dir: &Path, state: &Path, until: Instant) -> io::Result<()> {
+fn save(vmm: &mut Child, (dir, uri): (&Path, &str), state: &Path, until: Instant) -> io::Result<()> {
     let socket = dir.join("state.sock");
     let listener = UnixListener::bind(&socket)?;
     let mut qmp = Qmp::new(connect(vmm, &dir.join("qmp.sock"), until)?)?;
     qmp.ask("migrate-set-parameters", &json!({ "max-bandwidth": BANDWIDTH }))?;
-    qmp.ask("migrate", &json!({ "uri": "unix:state.sock" }))?;
+    qmp.ask("migrate", &json!({ "uri": uri }))?;
     let (mut stream, _) = listener.accept()?;
     let mut file = File::create(state)?;
     io::copy(&mut stream, &mut file)?;

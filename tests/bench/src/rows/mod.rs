@@ -2,6 +2,7 @@
 
 mod burst;
 mod control;
+mod functions;
 mod idle;
 mod images;
 mod memory;
@@ -39,6 +40,8 @@ pub(crate) enum Row {
     Placement,
     /// Pull and unpack an image.
     Images,
+    /// From the request to the first byte of a microVM.
+    Functions,
 }
 
 impl Row {
@@ -52,6 +55,7 @@ impl Row {
             Self::Control => "control",
             Self::Placement => "placement",
             Self::Images => "images",
+            Self::Functions => "functions",
         }
     }
 
@@ -68,6 +72,7 @@ impl Row {
             Self::Control => control::measure(lab, quick, report),
             Self::Placement => placement::measure(quick, report),
             Self::Images => images::measure(lab, quick, report),
+            Self::Functions => functions::measure(lab, quick, report),
         };
         if let Err(error) = measured {
             panic!("failed to measure {}: {error:#}", self.name());

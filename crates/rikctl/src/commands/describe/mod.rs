@@ -183,9 +183,9 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
     if !facts.user_namespaces.is_empty() {
         sheet.field("User namespaces", &facts.user_namespaces);
     }
-    if !facts.microvms.is_empty() {
-        sheet.field("MicroVMs", &facts.microvms);
-    }
+    let now_known = view.metrics.as_ref().map(|metrics| &metrics.microvms);
+    let microvms = now_known.into_iter().chain([&facts.microvms]).find(|words| !words.is_empty());
+    sheet.maybe("MicroVMs", microvms.cloned());
     sheet.field("Kinds", &facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     sheet.maybe("Labels", (!facts.labels.is_empty()).then(|| pairs(&facts.labels)));
     sheet.field(
