@@ -43,10 +43,18 @@ fn function_of_an_image_is_used_like_a_pod() {
         // As a container engine beside us sets it.
         let here = Host::here();
         let _ = here.run("iptables", &["-P", "FORWARD", "DROP"]);
+        let secret = json!({ "name": "db", "data": { "word": "hidden" } });
+        let _ = api.json("POST", "/api/v1/secrets", &secret, 201);
         let mut manifest = web("fn");
         manifest["spec"]["containers"][0]["ports"] = json!({ "port": 30080, "targetPort": 8080 });
+        let word =
+            json!({ "name": "WORD", "valueFrom": { "secretKeyRef": { "name": "db", "key": "word" } } });
+        manifest["spec"]["containers"][0]["env"].as_array_mut().expect("a list").push(word);
         let running = api.run(&manifest);
         wait_log(lab, "fn", "started");
+        let said =
+            lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "echo $WORD $NAME $FLAVOUR"]).good();
+        assert_eq!(said.trim(), "hidden fn image", "of the secret, the manifest and the image");
         for url in ["http://127.0.0.1:30080/", &format!("http://{HOST_ADDRESS}:30080/")] {
             wait_until(SHORT, "the function to answer", || match here.fetch(url) {
                 Ok(page) if page.contains("here is fn") => Ok(()),

@@ -104,6 +104,8 @@ fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
     only_pods(!spec.init_containers.is_empty(), "initContainers");
     only_pods(!spec.volumes.is_empty(), "volumes");
     only_pods(spec.share_process_namespace, "shareProcessNamespace");
+    let limits = spec.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
+    only_pods(limits.pids.is_some(), "resources.limits.pids");
     if let Some(container) = spec.containers.first() {
         let own = container.security_context.as_ref();
         only_pods(
@@ -115,6 +117,9 @@ fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
             "containers[0].securityContext.seccompProfile",
         );
         only_pods(!container.volume_mounts.is_empty(), "containers[0].volumeMounts");
+        let limits = container.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
+        only_pods(limits.pids.is_some(), "containers[0].resources.limits.pids");
+        only_pods(limits.ephemeral_storage.is_some(), "containers[0].resources.limits.ephemeral-storage");
     }
     if let Some(memory) = spec.memory_limit().filter(|memory| *memory < MIN_MEMORY) {
         fault(

@@ -49,7 +49,7 @@ use super::{
     record::{Places, PodPlace, Record},
     scaffold,
     seccomp::{Confinement, Profile},
-    spec::{ContainerSetup, command_line, container_spec, environment},
+    spec::{ContainerSetup, Machine, command_line, container_spec, environment},
 };
 use crate::{
     InstanceSpec, Progress, RuntimeError,
@@ -121,13 +121,15 @@ fn memory_bytes(spec: &WorkloadSpec) -> u64 {
     spec.memory_limit().unwrap_or(DEFAULT_MEMORY).0
 }
 
-fn shape(spec: &WorkloadSpec, accelerator: Accelerator) -> Shape {
+/// What one microVM has: as many processors as its limit needs, and no more than the machine has.
+fn shape(spec: &WorkloadSpec, accelerator: Accelerator, machine: &Machine) -> Shape {
     let container = spec.containers.first().and_then(|own| own.resources.as_ref());
     let limits = [container, spec.resources.as_ref()].into_iter().flatten().find_map(|own| own.limits?.cpu);
     let Cpu(millis) = limits.unwrap_or(Cpu(1_000));
+    let processors = u32::try_from(millis.div_ceil(1_000)).unwrap_or(u32::MAX);
     Shape {
         accelerator,
-        processors: u32::try_from(millis.div_ceil(1_000)).unwrap_or(1).max(1),
+        processors: processors.clamp(1, machine.processors.max(1)),
         memory_mib: memory_bytes(spec) >> 20,
         from_template: false,
     }
@@ -194,7 +196,7 @@ impl PodRuntime {
         let ready = self.microvms_ready().await?;
         let root = self.shared.roots.get(&content.root);
         let root = root.ok_or_else(|| fault::files(io::Error::other("its root file system is gone")))?;
-        let shape = shape(&record.spec.spec, ready.accelerator);
+        let shape = shape(&record.spec.spec, ready.accelerator, &self.shared.machine);
         let template = self.shared.microvms.template(&ready, &shape).await;
         let warm = template.is_some();
         let content = Content { template, ..content };
@@ -294,6 +296,7 @@ impl PodRuntime {
         let ready = self.microvms_ready().await?;
         let (place, record) = (place.clone(), record.clone());
         let (gateway, prefix, mtu) = self.shared.network.surroundings();
+        let shape = shape(&record.spec.spec, ready.accelerator, &self.shared.machine);
         let work = move || {
             let Some(container) = record.spec.spec.containers.first() else {
                 return Err(fault::files(io::ErrorKind::NotFound.into()));
@@ -303,7 +306,7 @@ impl PodRuntime {
             let given = given::load(&place, &record.spec.spec).map_err(fault::files)?;
             let whole = given::with_values(container, &given)?;
             let from_template = content.template.is_some();
-            let shape = Shape { from_template, ..shape(&record.spec.spec, ready.accelerator) };
+            let shape = Shape { from_template, ..shape };
             let address = record.attachment.as_ref().map(|own| own.ip);
             let network = address.map(|address| GuestNetwork { address, prefix, gateway, mtu });
             let security = Security::of(&record.spec.spec, container);

@@ -45,6 +45,8 @@ const BEGIN_DEADLINE: Duration = Duration::from_secs(30);
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a start may take: the shim ends a creation that hangs sooner, and others may wait before it.
 const START_DEADLINE: Duration = Duration::from_secs(300);
+/// The same for machines that come up: a few at a time, of which hundreds may wait.
+const BOOT_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Pause after a shim could not be begun.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Bytes taken from the socket at a time.
@@ -172,7 +174,13 @@ impl ShimLink {
     /// # Errors
     /// If there is no answer or a refusal.
     pub async fn call(&self, request: Request) -> Result<Answer, LinkError> {
-        let deadline = if matches!(request, Request::Start { .. }) { START_DEADLINE } else { CALL_DEADLINE };
+        let deadline = match &request {
+            Request::Start { containers, .. } if containers.iter().any(|own| own.says_itself) => {
+                BOOT_DEADLINE
+            }
+            Request::Start { .. } => START_DEADLINE,
+            _ => CALL_DEADLINE,
+        };
         let (answer, answered) = oneshot::channel();
         let asking = async {
             self.queue.send(Asked { request, answer }).await.map_err(|_closed| LinkError::Lost)?;
