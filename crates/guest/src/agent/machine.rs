@@ -260,7 +260,7 @@ pub(super) fn oom_kills() -> u64 {
 /// left there would be written down, and read for every machine that begins from it.
 pub(super) fn wipe_for_template() {
     /// Memory that is left alone, in KiB: the kernel's own reserves, and what goes on meanwhile.
-    const LEFT_KIB: usize = 12 << 10;
+    const LEFT_KIB: usize = 4 << 10;
     let asked = fs::read_to_string("/proc/cmdline").is_ok_and(|words| words.contains(TEMPLATE_WORD));
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let free = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
