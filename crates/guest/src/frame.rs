@@ -67,7 +67,7 @@ pub enum Frame {
     Failed(String),
     /// Both ways: a piece of what goes through a pipe.
     Data(Pipe, Vec<u8>),
-    /// Both ways: nothing more comes through a pipe.
+    /// Both ways: nothing more comes through a pipe, or nobody reads what does.
     End(Pipe),
     /// Both ways: there is room for so many bytes more.
     Room(Pipe, u32),
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn every_frame_is_read_as_it_was_written() {
         let program = Program { args: vec!["sh".to_owned()], ..Program::default() };
-        let order = Order { task: Task::Run(program), terminal: Some((24, 80)) };
+        let order = Order { task: Task::Run(program), terminal: Some((24, 80)), user: "web".to_owned() };
         let frames = [
             Frame::Boot(Box::default()),
             Frame::Ready(Ready { version: "1".to_owned() }),

@@ -72,6 +72,9 @@ pub struct Order {
     pub task: Task,
     /// Rows and columns of its terminal, if it is to have one.
     pub terminal: Option<(u16, u16)>,
+    /// Who copies, if that is the task; in the words of [`Program::user`].
+    #[serde(default)]
+    pub user: String,
 }
 
 /// Kinds of what is to be done.

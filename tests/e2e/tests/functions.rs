@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -96,6 +96,18 @@ fn function_of_an_image_is_used_like_a_pod() {
 
         // Programs, files, a terminal, a port.
         let _ = lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "exit 7"]).bad(7);
+        // Whoever goes takes his program along, however much of its output he has left unread.
+        let mut flood = rikctl::command();
+        flood.args(["exec", "fn", "--", "/bin/busybox", "yes"]).stdout(Stdio::piped());
+        let mut flood = flood.spawn().expect("rikctl begins");
+        let out = flood.stdout.as_mut().expect("its output");
+        out.read_exact(&mut [0_u8; 4096]).expect("some of it");
+        flood.kill().expect("it is there");
+        drop(flood.wait());
+        wait_until(SHORT, "the program to be gone", || {
+            let list = lab.rikctl(&["exec", "fn", "--", "busybox", "ps", "-o", "args"]).stdout;
+            if list.contains("busybox yes") { Err(list) } else { Ok(()) }
+        });
         let missing = lab.rikctl(&["exec", "fn", "--", "nothing-there"]);
         assert!(missing.stderr.contains("\"nothing-there\" not found in the image"), "{}", missing.stderr);
         let mut command = rikctl::command();
@@ -408,9 +420,11 @@ fn tree(words: &str) -> std::path::PathBuf {
     let init = format!(
         "#!/bin/busybox sh\necho {words} > /srv/index.html\nexec /bin/busybox httpd -f -p 8080 -h /srv\n"
     );
-    std::fs::write(tree.join("sbin/init"), init).expect("a program");
+    std::fs::write(tree.join("bin/start"), init).expect("a program");
+    // As distributions have it: a link that leads elsewhere from outside.
+    std::os::unix::fs::symlink("/bin/start", tree.join("sbin/init")).expect("a link");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(tree.join("sbin/init"), mode).expect("its mode");
+    std::fs::set_permissions(tree.join("bin/start"), mode).expect("its mode");
     tree
 }
 

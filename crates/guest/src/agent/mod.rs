@@ -103,7 +103,8 @@ impl Read for Patient {
 
 /// One program, as the channel sees it.
 struct Stream {
-    pid: Pid,
+    /// Its process, until that has ended.
+    pid: Option<Pid>,
     input: Option<Inlet>,
     rooms: HashMap<u8, Arc<Room>>,
     terminal: Option<File>,
@@ -197,10 +198,14 @@ impl Agent {
                 }
             }
             Frame::Room(pipe, count) => {
-                let room =
-                    lock(&self.streams).get(&stream).and_then(|own| own.rooms.get(&pipe.number()).cloned());
-                if let Some(room) = room {
+                if let Some(room) = self.room(stream, pipe) {
                     room.give(usize::try_from(count).unwrap_or(usize::MAX));
+                }
+            }
+            // Nobody reads that any more.
+            Frame::End(pipe) => {
+                if let Some(room) = self.room(stream, pipe) {
+                    room.close();
                 }
             }
             Frame::Signal(number) => self.signal(stream, number),
@@ -213,25 +218,23 @@ impl Agent {
                 }
             }
             // Things that only this side says.
-            Frame::Ready(_)
-            | Frame::Opened
-            | Frame::Failed(_)
-            | Frame::Data(..)
-            | Frame::End(_)
-            | Frame::Ended(_) => {}
+            Frame::Ready(_) | Frame::Opened | Frame::Failed(_) | Frame::Data(..) | Frame::Ended(_) => {}
         }
         Ok(())
     }
 
+    fn room(&self, stream: u32, pipe: Pipe) -> Option<Arc<Room>> {
+        lock(&self.streams).get(&stream)?.rooms.get(&pipe.number()).cloned()
+    }
+
     fn signal(&self, stream: u32, number: i32) {
         let streams = lock(&self.streams);
-        let Some(own) = streams.get(&stream) else { return };
-        let pid = own.pid.as_raw_nonzero().get();
+        let Some(pid) = streams.get(&stream).and_then(|own| own.pid) else { return };
+        let pid = pid.as_raw_nonzero().get();
         // The first of its processes does not hear what it does not listen to; another program would end by it.
         let deaf = stream == MAIN && ENDING.contains(&number) && !machine::catches(pid, number);
         let number = if deaf { libc::SIGKILL } else { number };
-        // SAFETY: a plain call; the pid is that of a child that has not been told of as ended, for its stream is there. One
-        // that has just ended hears nothing.
+        // SAFETY: a plain call. One that has just ended hears nothing.
         unsafe { libc::kill(pid, number) };
     }
 
@@ -249,7 +252,8 @@ impl Agent {
         let (in_let, outlet) = inlet();
         let rooms: HashMap<u8, Arc<Room>> =
             [Pipe::Output, Pipe::Errors].map(|pipe| (pipe.number(), Arc::new(Room::default()))).into();
-        streams.insert(stream, Stream { pid, input: Some(in_let), rooms: rooms.clone(), terminal });
+        streams
+            .insert(stream, Stream { pid: Some(pid), input: Some(in_let), rooms: rooms.clone(), terminal });
         drop(streams);
         self.wire.send(stream, &Frame::Opened).map_err(|error| error.to_string())?;
         let own = Arc::clone(self);
@@ -266,6 +270,9 @@ impl Agent {
         let own = Arc::clone(self);
         thread::spawn(move || {
             let status = end.recv().unwrap_or_default();
+            if let Some(stream) = lock(&own.streams).get_mut(&stream) {
+                stream.pid = None;
+            }
             let out_of_memory = status.signal == Some(libc::SIGKILL) && machine::oom_kills() > before;
             carriers.iter().for_each(Carrier::finish);
             lock(&own.streams).remove(&stream);

@@ -1,8 +1,9 @@
 //! Begins a program in the root that was made for it: as its user, in its directory, with its terminal.
 
 use std::{
+    ffi::{CStr, CString},
     fs::{self, File},
-    io,
+    io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
@@ -10,13 +11,14 @@ use std::{
             process::CommandExt,
         },
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::mpsc::{Sender, channel},
     thread,
 };
 
 use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
     process::Pid,
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     termios::{Winsize, tcsetwinsize},
@@ -91,6 +93,7 @@ fn begin(order: &Order, first: bool) -> Begun {
             .map(str::to_owned)
             .into(),
         working_dir: "/".into(),
+        user: order.user.clone(),
         ..Program::default()
     };
     let program = match &order.task {
@@ -106,8 +109,8 @@ fn begin(order: &Order, first: bool) -> Begun {
     let is_terminal = order.terminal.is_some();
     let [input, output, errors] = inner;
     command.stdin(Stdio::from(input)).stdout(Stdio::from(output)).stderr(Stdio::from(errors));
-    let directory = directory(&program.working_dir)?;
-    let root = std::ffi::CString::new(ROOT).map_err(|error| error.to_string())?;
+    let directory = if program.working_dir.is_absolute() { program.working_dir.clone() } else { "/".into() };
+    let root = CString::new(ROOT).map_err(|error| error.to_string())?;
     // SAFETY: only system calls on values that were made before, as is right between fork and exec.
     unsafe {
         command.pre_exec(move || become_program((&root, &directory), &account, is_terminal, first));
@@ -117,9 +120,16 @@ fn begin(order: &Order, first: bool) -> Begun {
     Ok((pid.ok_or("a process without a number")?, outer))
 }
 
+/// Opens a path of the program's root, whose links lead nowhere else.
+fn open_inside(path: &str, flags: OFlags) -> io::Result<File> {
+    let root = File::open(ROOT)?;
+    let opened = openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    Ok(File::from(opened))
+}
+
 fn first_program() -> Result<String, String> {
     let there = |path: &&str| {
-        let found = fs::metadata(Path::new(ROOT).join(path.trim_start_matches('/')));
+        let found = open_inside(path, OFlags::PATH | OFlags::CLOEXEC).and_then(|file| file.metadata());
         found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
     let found = INITS.into_iter().find(there).map(str::to_owned);
@@ -128,14 +138,16 @@ fn first_program() -> Result<String, String> {
     })
 }
 
+/// The text of an account file; empty if there is none of a sensible size.
 fn read_accounts(name: &str) -> String {
-    let path = Path::new(ROOT).join("etc").join(name);
-    match fs::metadata(&path) {
-        Ok(found) if found.is_file() && found.len() <= accounts::MAX_FILE_BYTES => {
-            fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-        }
-        _ => String::new(),
-    }
+    // Not to wait for a writer, should it be a pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let read = open_inside(&format!("etc/{name}"), flags).and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(accounts::MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn account_of(program: &Program) -> Result<Account, String> {
@@ -172,18 +184,6 @@ fn prepare(program: &Program, args: &[String], account: &Account) -> Result<Comm
     Ok(command)
 }
 
-/// Makes sure that the directory exists in the program's root, and gives its path there.
-fn directory(wanted: &Path) -> Result<std::ffi::CString, String> {
-    let wanted = if wanted.is_absolute() { wanted.to_owned() } else { PathBuf::from("/") };
-    let inside = Path::new(ROOT).join(wanted.strip_prefix("/").unwrap_or(&wanted));
-    // A link in it leads nowhere but into this machine.
-    if fs::metadata(&inside).is_err() {
-        fs::create_dir_all(&inside)
-            .map_err(|error| format!("the directory {}: {error}", wanted.display()))?;
-    }
-    std::ffi::CString::new(wanted.into_os_string().into_encoded_bytes()).map_err(|error| error.to_string())
-}
-
 fn standard_files(terminal: Option<(u16, u16)>) -> io::Result<([OwnedFd; 3], Files)> {
     let Some((rows, columns)) = terminal else {
         let ((input, to_input), (output, its_output), (errors, its_errors)) =
@@ -205,7 +205,7 @@ fn standard_files(terminal: Option<(u16, u16)>) -> io::Result<([OwnedFd; 3], Fil
 
 /// What the child does before it becomes the program.
 fn become_program(
-    (root, directory): (&std::ffi::CStr, &std::ffi::CStr),
+    (root, directory): (&CStr, &Path),
     account: &Account,
     is_terminal: bool,
     first: bool,
@@ -223,7 +223,11 @@ fn become_program(
             let (kind, target) = (c"proc", c"/proc");
             check(libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()))?;
         }
-        check(libc::chdir(directory.as_ptr()))?;
+        // By now its links lead where they should.
+        if std::env::set_current_dir(directory).is_err() {
+            fs::create_dir_all(directory)?;
+            std::env::set_current_dir(directory)?;
+        }
         check(libc::setgroups(account.groups.len(), account.groups.as_ptr()))?;
         check(libc::setresgid(account.gid, account.gid, account.gid))?;
         check(libc::setresuid(account.uid, account.uid, account.uid))

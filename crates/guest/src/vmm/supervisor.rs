@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     flow::{Wire, lock},
-    frame::{Frame, MAIN},
+    frame::{Frame, MAIN, Pipe},
     order::{Ended, Machine},
 };
 
@@ -128,9 +128,10 @@ impl Supervisor {
     /// Passes on what came for a session.
     fn pass(&self, stream: u32, frame: &Frame) {
         let last = matches!(frame, Frame::Ended(_) | Frame::Failed(_));
-        let mut sessions = lock(&self.sessions);
-        let session = if last { sessions.remove(&stream) } else { sessions.get(&stream).cloned() };
-        drop(sessions);
+        let session = {
+            let mut sessions = lock(&self.sessions);
+            if last { sessions.remove(&stream) } else { sessions.get(&stream).cloned() }
+        };
         if let Some(session) = session {
             // One that has gone is told to the microVM by whoever reads from it.
             let _ = session.send(session::OWN, frame);
@@ -164,8 +165,10 @@ fn serve(stream: u32, connection: UnixStream, sessions: &Sessions, wire: &Wire<U
         }
     }
     if lock(sessions).remove(&stream).is_some() {
-        // It went before its program ended.
-        let _ = wire.send(stream, &Frame::Signal(libc::SIGKILL));
+        // It went before its program ended: that ends too, and nobody reads what it has written.
+        let gone = [Frame::Signal(libc::SIGKILL), Frame::End(Pipe::Output), Frame::End(Pipe::Errors)];
+        // Without a port there is no program either.
+        let _ = gone.iter().try_for_each(|frame| wire.send(stream, frame));
     }
 }
 

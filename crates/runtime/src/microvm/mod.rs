@@ -39,6 +39,8 @@ use self::{
 
 /// Name of QEMU's program.
 const QEMU: &str = "qemu-system-x86_64";
+/// Largest machine that a template is made of, in MiB: while it is made, it takes as much of the node's memory.
+const MAX_TEMPLATE_MIB: u64 = 1 << 10;
 /// Directories that programs of an administrator are in, if `PATH` does not have them.
 const USUAL_DIRS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
 
@@ -177,7 +179,7 @@ impl Microvms {
 
     /// The template that a microVM of this shape begins with, made by the first one that asks; None if it has to boot.
     pub async fn template(&self, ready: &Ready, shape: &Shape) -> Option<PathBuf> {
-        if shape.accelerator == Accelerator::Kvm {
+        if shape.accelerator == Accelerator::Kvm || shape.memory_mib > MAX_TEMPLATE_MIB {
             return None;
         }
         // Two at once would only slow each other down.

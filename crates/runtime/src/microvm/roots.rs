@@ -75,17 +75,19 @@ impl Roots {
         let name = image.manifest.hex();
         let alone = self.alone(&name);
         let _alone = alone.lock().await;
-        if self.get(&name).is_none() {
-            let building = self.dir.join(format!(".{}", Uuid::new_v4()));
-            let made = self.build(images, image, (&building, &name)).await;
-            let unmounted = images.unmount_rootfs(&building).await.map_err(fault::snapshot);
-            let removed = fs::remove_dir(&building);
-            made?;
-            unmounted?;
-            removed.map_err(fault::files)?;
-        }
+        let made = if self.get(&name).is_some() { Ok(()) } else { self.make(images, image, &name).await };
         self.making().remove(&name);
-        Ok(name)
+        made.map(|()| name)
+    }
+
+    async fn make(&self, images: &ImageStore, image: &Image, name: &str) -> Result<(), RuntimeError> {
+        let building = self.dir.join(format!(".{}", Uuid::new_v4()));
+        let made = self.build(images, image, (&building, name)).await;
+        let unmounted = images.unmount_rootfs(&building).await.map_err(fault::snapshot);
+        let removed = fs::remove_dir(&building);
+        made?;
+        unmounted?;
+        removed.map_err(fault::files)
     }
 
     /// The root that is behind a URL: asked for each time, and fetched if it has changed. With a digest that is here already,

@@ -33,6 +33,8 @@ use crate::pod::shim::through;
 
 /// Name of the directory of all of them, beside that of the jails.
 pub(super) const TEMPLATES: &str = "templates";
+/// Most templates of a node: each takes some 60 MB of its disk.
+const MAX_TEMPLATES: usize = 8;
 /// How long a template may take to be made: a boot on a busy machine.
 const MADE_WITHIN: Duration = Duration::from_secs(90);
 /// Pause between two looks.
@@ -70,6 +72,7 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
         return Ok(path);
     }
     super::make_private(templates)?;
+    make_room(templates);
     let dir = path.with_extension("new");
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -105,6 +108,20 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
     fs::set_permissions(&state, fs::Permissions::from_mode(0o444))?;
     fs::rename(&state, &path)?;
     Ok(path)
+}
+
+/// Removes the oldest templates, so that there is room for one more. What stands on one of them keeps it, or boots.
+fn make_room(templates: &Path) {
+    let entries = fs::read_dir(templates).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        entries.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    found.sort();
+    let surplus = (found.len() + 1).saturating_sub(MAX_TEMPLATES);
+    for (_, path) in found.into_iter().take(surplus).filter(|(_, path)| path.is_file()) {
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "an old template stays");
+        }
+    }
 }
 
 fn connect(vmm: &mut Child, socket: &Path, until: Instant) -> io::Result<UnixStream> {

@@ -267,7 +267,7 @@ fn session_of(place: &PodPlace, index: usize, spec: &ExecSpec, copy: Option<Copy
             ..Program::default()
         }),
     };
-    let order = Order { task, terminal: spec.terminal };
+    let order = Order { task, terminal: spec.terminal, user: String::new() };
     let environment = function::session_environment(place, index, &order)?;
     process.set_args(Some(function::session_command())).set_env(Some(environment));
     Ok(process)

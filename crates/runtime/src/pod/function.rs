@@ -325,7 +325,7 @@ impl PodRuntime {
                 port: qemu::port_socket().into(),
                 boot_seconds: BOOT_SECONDS,
                 boot,
-                main: Order { task, terminal: container.tty.then_some((24, 80)) },
+                main: Order { task, terminal: container.tty.then_some((24, 80)), user: String::new() },
                 stdin: container.stdin,
             };
             let path = machine_path(&place, index, container);
@@ -338,22 +338,23 @@ impl PodRuntime {
 /// The order of a further program, as the variables of the process that stands for it.
 pub(super) fn session_environment(place: &PodPlace, index: usize, order: &Order) -> io::Result<Vec<String>> {
     let mut order = order.clone();
+    let machine = [place.container(index).join(SHOWN_DIR).join("machine.json"), in_memory(place, index)];
+    let machine = machine.iter().find_map(|path| read_whole::<Guest>(path).ok().flatten());
+    let Some(Task::Run(main)) = machine.map(|machine| machine.main.task) else {
+        return Err(io::Error::other("the microVM is not there any more"));
+    };
+    order.user.clone_from(&main.user);
     if let Task::Run(program) = &mut order.task {
         // A further program has the environment, the directory and the user of the first.
-        let machine = [place.container(index).join(SHOWN_DIR).join("machine.json"), in_memory(place, index)];
-        let machine = machine.iter().find_map(|path| read_whole::<Guest>(path).ok().flatten());
-        let machine = machine.ok_or_else(|| io::Error::other("the microVM is not there any more"))?;
-        if let Task::Run(main) = machine.main.task {
-            let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
-            let mut env = main.env;
-            env.retain(|known| !program.env.iter().any(|own| name(own) == name(known)));
-            env.append(&mut program.env);
-            program.env = env;
-            if program.working_dir.as_os_str().is_empty() {
-                program.working_dir = main.working_dir;
-            }
-            (program.user, program.groups, program.non_root) = (main.user, main.groups, main.non_root);
+        let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+        let mut env = main.env;
+        env.retain(|known| !program.env.iter().any(|own| name(own) == name(known)));
+        env.append(&mut program.env);
+        program.env = env;
+        if program.working_dir.as_os_str().is_empty() {
+            program.working_dir = main.working_dir;
         }
+        (program.user, program.groups, program.non_root) = (main.user, main.groups, main.non_root);
     }
     Ok(vec![format!("{ORDER_VARIABLE}={}", serde_json::to_string(&order)?)])
 }

@@ -220,7 +220,8 @@ impl ByHand {
         };
         let args = ["/bin/busybox", "sh", "-c", SERVER].map(str::to_owned).into();
         let env = vec!["PATH=/bin".to_owned()];
-        let order = Order { task: Task::Run(Program { args, env, ..Program::default() }), terminal: None };
+        let task = Task::Run(Program { args, env, ..Program::default() });
+        let order = Order { task, ..Order::default() };
         Frame::Boot(Box::new(boot)).write(MAIN, &stream)?;
         Frame::Open(Box::new(order)).write(MAIN, &stream)?;
         ensure!(Frame::read(&mut frames)?.1 == Frame::Opened, "the server begins");
