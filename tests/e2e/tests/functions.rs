@@ -36,25 +36,17 @@ fn wait_log(lab: &Lab, name: &str, words: &str) {
 }
 
 #[test]
-fn function_of_an_image_is_used_like_a_pod() {
+fn function_of_an_image_is_reached_like_a_pod() {
     story(|lab| {
         let outside = lab.add_host("outside");
         let api = lab.cluster();
         // As a container engine beside us sets it.
         let here = Host::here();
         let _ = here.run("iptables", &["-P", "FORWARD", "DROP"]);
-        let secret = json!({ "name": "db", "data": { "word": "hidden" } });
-        let _ = api.json("POST", "/api/v1/secrets", &secret, 201);
         let mut manifest = web("fn");
         manifest["spec"]["containers"][0]["ports"] = json!({ "port": 30080, "targetPort": 8080 });
-        let word =
-            json!({ "name": "WORD", "valueFrom": { "secretKeyRef": { "name": "db", "key": "word" } } });
-        manifest["spec"]["containers"][0]["env"].as_array_mut().expect("a list").push(word);
         let running = api.run(&manifest);
         wait_log(lab, "fn", "started");
-        let said =
-            lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "echo $WORD $NAME $FLAVOUR"]).good();
-        assert_eq!(said.trim(), "hidden fn image", "of the secret, the manifest and the image");
         for url in ["http://127.0.0.1:30080/", &format!("http://{HOST_ADDRESS}:30080/")] {
             wait_until(SHORT, "the function to answer", || match here.fetch(url) {
                 Ok(page) if page.contains("here is fn") => Ok(()),
@@ -94,7 +86,28 @@ fn function_of_an_image_is_used_like_a_pod() {
             });
         }
 
-        // Programs, files, a terminal, a port.
+        api.delete_instance("fn");
+        api.wait_gone("fn");
+        let _ = here.run("iptables", &["-P", "FORWARD", "ACCEPT"]);
+    });
+}
+
+/// Programs, files, a terminal, secrets: as with a container.
+#[test]
+fn function_of_an_image_is_operated_like_a_pod() {
+    story(|lab| {
+        let api = lab.cluster();
+        let secret = json!({ "name": "db", "data": { "word": "hidden" } });
+        let _ = api.json("POST", "/api/v1/secrets", &secret, 201);
+        let mut manifest = web("fn");
+        let word =
+            json!({ "name": "WORD", "valueFrom": { "secretKeyRef": { "name": "db", "key": "word" } } });
+        manifest["spec"]["containers"][0]["env"].as_array_mut().expect("a list").push(word);
+        api.run(&manifest);
+        wait_log(lab, "fn", "started");
+        let said =
+            lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "echo $WORD $NAME $FLAVOUR"]).good();
+        assert_eq!(said.trim(), "hidden fn image", "of the secret, the manifest and the image");
         let _ = lab.rikctl(&["exec", "fn", "--", "/bin/busybox", "sh", "-c", "exit 7"]).bad(7);
         // Whoever goes takes his program along, however much of its output he has left unread.
         let mut flood = rikctl::command();
@@ -132,9 +145,6 @@ fn function_of_an_image_is_used_like_a_pod() {
         assert!(sheet.contains("Kind:          Function") && sheet.contains("Start:"), "{sheet}");
         let node = lab.rikctl(&["describe", "node", NODE]).good();
         assert!(node.contains("qemu-system-x86_64 with the kernel"), "{node}");
-        api.delete_instance("fn");
-        api.wait_gone("fn");
-        let _ = here.run("iptables", &["-P", "FORWARD", "ACCEPT"]);
     });
 }
 
