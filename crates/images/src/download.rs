@@ -473,6 +473,70 @@ mod tests {
         }
     }
 
+    /// A host on this machine that answers each path with its text, once for each connection, for as long as the test is.
+    fn host(answers: &'static [(&'static str, &'static str)]) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut head = [0_u8; 4096];
+                let count = io::Read::read(&mut stream, &mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..count]).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let answer = answers
+                    .iter()
+                    .find(|(own, _)| *own == path)
+                    .map_or("HTTP/1.1 404 No\r\n\r\n", |own| own.1);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        format!("http://{address}")
+    }
+
+    async fn fetched(url: &str) -> Result<String, String> {
+        let (mut file, allowed) = (tempfile::tempfile().unwrap(), Allowlist::default().with_loopback());
+        match download(url, &Validators::default(), &allowed, &mut file).await {
+            Ok(Downloaded::New { digest, .. }) => Ok(digest.hex()),
+            Ok(Downloaded::Unchanged) => Ok("unchanged".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_hosts_answer_is_followed_taken_or_refused_in_words() {
+        let host = host(&[
+            ("/whole", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+            ("/there", "HTTP/1.1 302 Found\r\nLocation: /whole\r\nContent-Length: 0\r\n\r\n"),
+            (
+                "/cloud",
+                "HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest\r\nContent-Length: 0\r\n\r\n",
+            ),
+            ("/file", "HTTP/1.1 302 Found\r\nLocation: file:///etc/shadow\r\nContent-Length: 0\r\n\r\n"),
+            ("/round", "HTTP/1.1 302 Found\r\nLocation: /round\r\nContent-Length: 0\r\n\r\n"),
+            ("/packed", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello"),
+            ("/part", "HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nhello"),
+            ("/huge", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\nhello"),
+            ("/torn", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"),
+        ]);
+        let hello = Digest::of(b"hello").hex();
+        for path in ["/whole", "/there"] {
+            assert_eq!(fetched(&format!("{host}{path}")).await.as_deref(), Ok(hello.as_str()), "{path}");
+        }
+        for (path, words) in [
+            ("/cloud", "169.254.169.254, which the operator"),
+            ("/file", "only http and https"),
+            ("/round", "leads on more than"),
+            ("/packed", "packs it (gzip)"),
+            ("/part", "answers 206"),
+            ("/huge", "larger than"),
+            ("/torn", "end of file before message length reached"),
+            ("/none", "answers 404"),
+        ] {
+            let refused = fetched(&format!("{host}{path}")).await.unwrap_err();
+            assert!(refused.contains(words), "{path}: {refused}");
+        }
+    }
+
     #[test]
     fn what_is_shown_of_a_url_holds_no_secret() {
         assert_eq!(shown("https://u:p@x.test/a/b?token=1#f"), "https://x.test/a/b");

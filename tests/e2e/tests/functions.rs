@@ -148,6 +148,44 @@ fn function_of_an_image_is_operated_like_a_pod() {
     });
 }
 
+/// One line, with pipes and with a terminal: nothing of what is typed or said is lost, and the code is the program's.
+#[test]
+fn one_line_runs_a_program_in_a_microvm_and_talks_to_it() {
+    story(|lab| {
+        let _ = lab.cluster();
+        let mut count = rikctl::command();
+        count.args(["run", "--function", "-i", "--rm", "--name", "count", "busybox:1", "--"]);
+        count.args(["/bin/busybox", "sh", "-c", "busybox wc -c; exit 3"]);
+        let mut count = count.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("rikctl begins");
+        let mut input = count.stdin.take().expect("its input");
+        input.write_all(&vec![b'x'; 200_000]).expect("it reads");
+        drop(input);
+        let done = count.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), "200000");
+        assert_eq!(done.status.code(), Some(3));
+        let mut shell = rikctl::command();
+        shell.args([
+            "run",
+            "--function",
+            "-it",
+            "--rm",
+            "--name",
+            "shell",
+            "busybox:1",
+            "--",
+            "/bin/busybox",
+            "sh",
+        ]);
+        let mut terminal = Typed::start(shell, 31, 97);
+        terminal.wait_for("#");
+        terminal.press("busybox stty size; echo $((6*7))\n");
+        terminal.wait_for("31 97");
+        terminal.wait_for("42");
+        terminal.press("exit 4\n");
+        assert_eq!(terminal.code(), Some(4));
+    });
+}
+
 /// S-VM-01, S-VM-02, S-VM-07, S-VM-09: a VMM has no rights and sees nothing; its guest reaches nothing of the machine.
 #[test]
 fn s_vm_01_vmm_is_confined_and_its_guest_reaches_nothing_of_the_machine() {

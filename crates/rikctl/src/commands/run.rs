@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use clap::{ArgGroup, Args};
 use model::{
-    ContainerSpec, Instance, WorkloadRecord,
+    ContainerSpec, Instance, Kind, WorkloadRecord,
     api::CreateInstances,
     manifest::read::{self, Strictness},
 };
@@ -45,6 +45,9 @@ pub(crate) struct RunArgs {
     /// Name of the workload and of its instance; otherwise one is made of the image's.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Run it in a microVM, with a kernel of its own.
+    #[arg(long)]
+    function: bool,
     /// A variable for the program; repeatable.
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -167,7 +170,7 @@ fn manifest(args: &RunArgs, name: &str, own: &ContainerSpec) -> Value {
     let ports = args.ports.iter().map(|(port, target)| json!({"port": port, "targetPort": target}));
     json!({
         "apiVersion": "v1",
-        "kind": "Pod",
+        "kind": if args.function { Kind::Function } else { Kind::Pod },
         "name": name,
         "spec": {"containers": [{
             "name": "main",

@@ -7,6 +7,9 @@ use network::{GUEST_ADDRESS, TAP_LINK};
 
 use super::jail::{FIRMWARE, INITRAMFS, KERNEL, ROOT};
 
+/// Emulation, with 64 MiB for translated code: QEMU would take up to a gigabyte, which no limit of ours has room for.
+const TCG: &str = "tcg,tb-size=64";
+
 /// Who runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -77,7 +80,7 @@ fn arguments(shape: &Shape, around: &Surroundings<'_>) -> Vec<String> {
     let (accelerator, clock) = match shape.accelerator {
         Accelerator::Kvm => ("kvm -cpu host", String::new()),
         // Without it the kernel does not find out how fast its clock runs, and never comes up.
-        Accelerator::Tcg(khz) => ("tcg", format!("tsc_early_khz={khz}")),
+        Accelerator::Tcg(khz) => (TCG, format!("tsc_early_khz={khz}")),
     };
     let Surroundings { top, root, port, link, word } = around;
     let inside = |path: &str| format!("{top}{}", path.trim_start_matches('/'));
@@ -122,7 +125,7 @@ mod tests {
         -M
         microvm,acpi=on,isa-serial=on
         -accel
-        tcg
+        tcg,tb-size=64
         -smp
         1
         -m
