@@ -136,6 +136,14 @@ fn function_of_an_image_is_operated_like_a_pod() {
         let _ = lab.rikctl(&["cp", "fn:/srv/note", &back]).good();
         assert_eq!(std::fs::read(&back).expect("the copy").len(), 300_000);
 
+        // Its clock is finer than a tick, and its processor has what programs of today want.
+        let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+        let clock = lab.rikctl(&["exec", "fn", "--", "busybox", "cat", clock]).good();
+        assert!(["tsc", "kvm-clock"].contains(&clock.trim()), "{clock}");
+        let flags =
+            lab.rikctl(&["exec", "fn", "--", "busybox", "grep", "-m1", "flags", "/proc/cpuinfo"]).good();
+        assert!(flags.contains(" sse4_2 ") && flags.contains(" popcnt "), "{flags}");
+
         // What it is on the machine is told, and where the time went.
         let sheet = lab.rikctl(&["describe", "instance", "fn"]).good();
         assert!(sheet.contains("Kind:          Function") && sheet.contains("Start:"), "{sheet}");
