@@ -31,6 +31,7 @@ fn wait_log(lab: &Lab, name: &str, words: &str) {
     });
 }
 
+/// C-41: its address is of the block of its node, as a pod's, and not of a network that houses have.
 #[test]
 fn function_of_an_image_is_reached_like_a_pod() {
     story(|lab| {
@@ -70,6 +71,7 @@ fn function_of_an_image_is_reached_like_a_pod() {
 
         // A pod reaches it, and it a pod.
         let address = text(&running["ip"]);
+        assert!(address.starts_with("10.42."), "{address}");
         let other = api.run(&script("pod", "exec busybox httpd -f -p 8080 -h /srv"));
         let ask = |from: &str, address: &str| {
             let line = format!("printf 'GET /motd HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {address} 8080");
@@ -244,7 +246,8 @@ fn s_vm_01_vmm_is_confined_and_its_guest_reaches_nothing_of_the_machine() {
     });
 }
 
-/// S-VM-08, S-VM-10: each way in which a microVM can end has a status that says so.
+/// S-VM-08, S-VM-10: each way in which a microVM can end has a status that says so. C-40: one that cannot begin leaves
+/// nothing behind.
 #[test]
 fn s_vm_10_every_end_of_a_microvm_is_told() {
     story(|lab| {
@@ -300,6 +303,28 @@ fn s_vm_10_every_end_of_a_microvm_is_told() {
     });
 }
 
+/// S-VM-06: what a guest says on its console is read and thrown away, however much it is.
+#[test]
+fn s_vm_06_flooded_console_costs_nobody_memory_and_holds_nothing_up() {
+    /// Bytes that are read before it is looked at what they cost: many times what is kept.
+    const SAID: u64 = 128 << 10;
+    story(|lab| {
+        let api = lab.cluster();
+        let running = api.run(&function("loud", "busybox yes flood > /dev/ttyS0 & exec busybox sleep 1000"));
+        let supervisor = pids(&running)[0];
+        wait_until(LONG, "much to be said", || {
+            let io = std::fs::read_to_string(format!("/proc/{supervisor}/io")).unwrap_or_default();
+            let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok());
+            if read.is_some_and(|bytes| bytes > SAID) { Ok(()) } else { Err(io) }
+        });
+        let memory = probe::status(supervisor, "VmRSS");
+        let kib: u64 = memory.trim_end_matches(" kB").trim().parse().unwrap_or(u64::MAX);
+        assert!(kib < 16 << 10, "the supervisor has {memory}");
+        let _ = lab.rikctl(&["exec", "loud", "--", "/bin/busybox", "true"]).good();
+        assert_eq!(lab.rikctl(&["logs", "loud"]).stdout, "");
+    });
+}
+
 /// S-VM-11: who runs the guests' instructions is found out by booting the very kernel, and told with the reason.
 #[test]
 fn s_vm_11_processor_is_tried_and_what_is_fallen_back_to_is_told() {
@@ -326,7 +351,7 @@ fn s_vm_11_processor_is_tried_and_what_is_fallen_back_to_is_told() {
     });
 }
 
-/// They begin from one template, and are all different: address, clock, random numbers, name. Nothing of them stays.
+/// They begin from one template, and are all different: address, clock, random numbers, name. C-39: nothing of them stays.
 #[test]
 fn twenty_functions_that_begin_at_once_are_all_different() {
     const COUNT: usize = 20;

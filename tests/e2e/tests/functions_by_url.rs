@@ -119,7 +119,7 @@ fn ext4(tree: &Path) -> Vec<u8> {
 }
 
 /// The way of the old clients: `apiVersion` v0, a name with a version in it, no containers, the port in the row at once,
-/// something that listens on 8080.
+/// something that listens on 8080. C-10: no two of them have the same.
 #[test]
 fn old_clients_run_a_function_from_a_url_and_reach_it_at_the_port_in_its_row() {
     story(|lab| {
