@@ -31,6 +31,8 @@ const PORT: u16 = 30_081;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long one question waits: less than the second after which a packet is sent again that came before its receiver.
+const ASKED_FOR: Duration = Duration::from_millis(100);
 /// How many begin at once.
 const MANY: usize = 20;
 /// What runs.
@@ -118,8 +120,8 @@ fn first_byte(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
-        let asked = TcpStream::connect_timeout(&address, Duration::from_secs(1)).and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let asked = TcpStream::connect_timeout(&address, ASKED_FOR).and_then(|mut stream| {
+            stream.set_read_timeout(Some(ASKED_FOR))?;
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
             stream.read(&mut [0_u8; 1])
         });
