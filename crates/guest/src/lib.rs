@@ -12,12 +12,14 @@
 //!
 //! - [`frame`], [`order`]: the words. [`flow`]: nobody is sent more than there is room for.
 //! - [`agent`]: inside. [`vmm`]: outside. [`accounts`]: who a user of an image is.
+//!   [`disk`]: what is on one.
 //!
 //! *Guarantees*: the agent does nothing unless it is the first process of a machine. Neither side trusts the other's
 //! numbers: every length has a bound.
 
 pub mod accounts;
 pub mod agent;
+pub mod disk;
 pub mod flow;
 pub mod frame;
 pub mod order;

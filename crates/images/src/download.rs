@@ -10,9 +10,7 @@
 //! time have bounds. What a URL says about users is never repeated.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Write},
+    fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
@@ -27,6 +25,10 @@ use reqwest::{
     },
 };
 use serde::{Deserialize, Serialize};
+use tokio::{
+    fs::File,
+    io::{AsyncSeekExt, AsyncWriteExt},
+};
 
 use crate::{
     Digest,
@@ -369,8 +371,8 @@ async fn take(mut answer: Response, file: &mut File) -> Result<Downloaded, Downl
         last_modified: text_of(answer.headers(), LAST_MODIFIED),
     };
     // Of an attempt that broke off.
-    file.set_len(0).map_err(disk)?;
-    io::Seek::rewind(file).map_err(disk)?;
+    file.set_len(0).await.map_err(disk)?;
+    file.rewind().await.map_err(disk)?;
     let mut hasher = Hasher::default();
     while let Some(piece) =
         answer.chunk().await.map_err(|error| DownloadFault::Connection(innermost(&error)))?
@@ -379,8 +381,9 @@ async fn take(mut answer: Response, file: &mut File) -> Result<Downloaded, Downl
         if hasher.bytes() > BYTES_MAX {
             return Err(DownloadFault::TooLarge);
         }
-        file.write_all(&piece).map_err(disk)?;
+        file.write_all(&piece).await.map_err(disk)?;
     }
+    file.flush().await.map_err(disk)?;
     Ok(Downloaded::New { digest: hasher.finish(), validators })
 }
 
@@ -466,7 +469,7 @@ mod tests {
             ("http://0.0.0.0/", "which the operator"),
             ("not a url", "no URL"),
         ] {
-            let mut file = tempfile::tempfile().unwrap();
+            let mut file = File::from_std(tempfile::tempfile().unwrap());
             let error = download(url, &Validators::default(), &allowed, &mut file).await.unwrap_err();
             let text = error.to_string();
             assert!(text.contains(words) && !text.contains("secret"), "{url}: {text}");
@@ -487,14 +490,15 @@ mod tests {
                     .iter()
                     .find(|(own, _)| *own == path)
                     .map_or("HTTP/1.1 404 No\r\n\r\n", |own| own.1);
-                let _ = stream.write_all(answer.as_bytes());
+                let _ = io::Write::write_all(&mut stream, answer.as_bytes());
             }
         });
         format!("http://{address}")
     }
 
     async fn fetched(url: &str) -> Result<String, String> {
-        let (mut file, allowed) = (tempfile::tempfile().unwrap(), Allowlist::default().with_loopback());
+        let mut file = File::from_std(tempfile::tempfile().unwrap());
+        let allowed = Allowlist::default().with_loopback();
         match download(url, &Validators::default(), &allowed, &mut file).await {
             Ok(Downloaded::New { digest, .. }) => Ok(digest.hex()),
             Ok(Downloaded::Unchanged) => Ok("unchanged".to_owned()),

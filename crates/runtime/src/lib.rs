@@ -109,13 +109,18 @@ impl RuntimeError {
     /// The whole chain of causes as one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let mut text = self.operation.clone();
-        let mut next = std::error::Error::source(self);
-        while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            next = cause.source();
-        }
-        text
+        sentence(self)
     }
+}
+
+/// An error with the chain of its causes, as one sentence.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

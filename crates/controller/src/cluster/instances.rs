@@ -189,12 +189,15 @@ impl Cluster {
         Ok(names.into_iter().collect())
     }
 
-    /// Ports of the node for new instances of Functions that name none: those that no instance has, from anywhere among
-    /// them on.
+    /// Ports of the node for new instances of Functions that name none: those that no instance has, and no program of a
+    /// node as far as is known; from anywhere among them on.
     fn free_ports(&self) -> std::vec::IntoIter<u16> {
         let state = self.mirror().read();
         let published = state.instances.values().flat_map(|one| one.object.spec.published());
-        let taken: BTreeSet<u16> = published.map(|port| port.port).collect();
+        let live = self.live();
+        let measured = live.heard.values().filter_map(|heard| heard.metrics.as_ref());
+        let listening = measured.flat_map(|metrics| &metrics.listening).map(|own| own.port);
+        let taken: BTreeSet<u16> = published.map(|port| port.port).chain(listening).collect();
         let first = self.0.ids.number(NODE_PORTS);
         let all = (first..=*NODE_PORTS.end()).chain(*NODE_PORTS.start()..first);
         all.filter(|port| !taken.contains(port)).collect::<Vec<_>>().into_iter()

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     os::{fd::AsRawFd, unix::fs::symlink},
     path::{Path, PathBuf},
     thread,
@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use crate::{
+    disk,
     order::Boot,
     vmm::{PORT_NAME, TEMPLATE_WORD},
 };
@@ -167,31 +168,14 @@ pub(super) fn add_entropy(bytes: &[u8]) -> Result<(), String> {
     if done { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }
 
-/// What kind of file system is on the disk, by what stands where each of them has its mark.
-fn kind_of_disk(disk: &mut File) -> io::Result<Option<&'static str>> {
-    let mut has = |at: u64, mark: &[u8]| -> io::Result<bool> {
-        let mut found = vec![0_u8; mark.len()];
-        disk.seek(SeekFrom::Start(at))?;
-        disk.read_exact(&mut found)?;
-        Ok(found == mark)
-    };
-    Ok(if has(1024, &[0xe2, 0xe1, 0xf5, 0xe0])? {
-        Some("erofs")
-    } else if has(0, b"hsqs")? {
-        Some("squashfs")
-    } else if has(1080, &[0x53, 0xef])? {
-        Some("ext4")
-    } else {
-        None
-    })
-}
-
 /// Makes the root of the program: what was given, and over it what it writes.
 pub(super) fn mount_root(boot: &Boot) -> Result<(), String> {
-    let mut disk = wait_for("the disk with the root file system", || File::open(DISK).ok())?;
-    let kind = kind_of_disk(&mut disk).map_err(|error| format!("reading the root file system: {error}"))?;
-    let kind = kind.ok_or("the root file system is none that is known: erofs, squashfs or ext4")?;
-    drop(disk);
+    let mut device = wait_for("the disk with the root file system", || File::open(DISK).ok())?;
+    let mut head = vec![0_u8; disk::HEAD_BYTES];
+    device.read_exact(&mut head).map_err(|error| format!("reading the root file system: {error}"))?;
+    let kind = disk::file_system(&head)
+        .ok_or("the root file system is none that is known: erofs, squashfs or ext4")?;
+    drop(device);
     for dir in [BASE, SCRATCH, ROOT] {
         let _ = fs::create_dir(dir);
     }
@@ -291,24 +275,7 @@ pub(super) fn catches(pid: i32, signal: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
-
-    #[test]
-    fn file_system_is_known_by_its_mark_and_by_nothing_else() {
-        let kind = |at: usize, mark: &[u8]| {
-            let mut bytes = vec![0_u8; 4096];
-            bytes.get_mut(at..at + mark.len()).unwrap().copy_from_slice(mark);
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(&bytes).unwrap();
-            kind_of_disk(&mut file).unwrap()
-        };
-        assert_eq!(kind(1024, &0xe0f5_e1e2_u32.to_le_bytes()), Some("erofs"));
-        assert_eq!(kind(0, b"hsqs"), Some("squashfs"));
-        assert_eq!(kind(1080, &0xef53_u16.to_le_bytes()), Some("ext4"));
-        assert_eq!(kind(0, b"QFI\xfb"), None);
-    }
 
     #[test]
     fn agent_does_nothing_on_a_machine_that_lives() {

@@ -16,6 +16,7 @@ pub mod erofs;
 mod initramfs;
 pub mod jail;
 pub mod kernel;
+mod own;
 mod probe;
 pub mod qemu;
 pub mod roots;

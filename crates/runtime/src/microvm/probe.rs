@@ -6,20 +6,16 @@
 use std::{
     arch::x86_64::_rdtsc,
     fs,
-    io::{self, BufReader},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
-use guest::frame::Frame;
 use serde::{Deserialize, Serialize};
 
 use super::{
     AcceleratorWish,
-    qemu::{Accelerator, Shape, own_machine},
+    own::OwnMachine,
+    qemu::{Accelerator, Shape},
 };
 use crate::pod::files::{read_whole, write_whole};
 
@@ -27,10 +23,6 @@ use crate::pod::files::{read_whole, write_whole};
 const KVM: &str = "/dev/kvm";
 /// How long a kernel may take to come up by the processor: where it works, it is under a second.
 const COMES_UP_WITHIN: Duration = Duration::from_secs(12);
-/// Name of the socket of its port.
-const SOCKET: &str = "kvm.sock";
-/// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// For how long the time stamp counter is watched, to know its rate.
 const COUNTED_FOR: Duration = Duration::from_millis(50);
 
@@ -86,64 +78,12 @@ fn machine() -> String {
     format!("{model} {}", rustix::system::uname().release().to_string_lossy())
 }
 
-/// A VMM that ends when it is let go.
-struct Trial(Child);
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Boots the kernel by the processor until the agent speaks.
 fn try_out(program: &Path, jail: &Path) -> Result<(), String> {
     let until = Instant::now() + COMES_UP_WITHIN;
-    let socket = jail.with_file_name(SOCKET);
-    let _ = fs::remove_file(&socket);
     let shape = Shape { accelerator: Accelerator::Kvm, processors: 1, memory_mib: 128, from_template: false };
-    let mut command = Command::new(program);
-    command
-        .args(own_machine(&shape, &format!("../{SOCKET}")))
-        .current_dir(jail)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
-    let mut trial = Trial(child);
-    let heard = hear(&mut trial, &socket, until);
-    let _ = fs::remove_file(&socket);
-    heard
-}
-
-fn hear(trial: &mut Trial, socket: &Path, until: Instant) -> Result<(), String> {
-    let late = || format!("the kernel did not come up by KVM within {} s", COMES_UP_WITHIN.as_secs());
-    let dir = socket.parent().and_then(|dir| fs::File::open(dir).ok()).ok_or_else(late)?;
-    let short = crate::pod::shim::through(&dir).join(SOCKET);
-    let stream = loop {
-        if let Ok(stream) = UnixStream::connect(&short) {
-            break stream;
-        }
-        if let Ok(Some(status)) = trial.0.try_wait() {
-            return Err(format!("QEMU by KVM ended at once ({status})"));
-        }
-        if Instant::now() > until {
-            return Err(late());
-        }
-        thread::sleep(LOOK_EVERY);
-    };
-    let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
-    stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
-    match Frame::read(BufReader::new(stream)) {
-        Ok((_, Frame::Ready(_))) => Ok(()),
-        Ok(_) => Err("the guest did not speak as it should".to_owned()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            Err(late())
-        }
-        Err(_ended) => Err("the guest ended before it could say anything".to_owned()),
-    }
+    let dir = jail.with_file_name("kvm.new");
+    OwnMachine::boot(program, jail, &shape, (dir, until)).map(drop).map_err(|error| error.to_string())
 }
 
 /// How fast the time stamp counter runs, in kHz.

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use guest::disk;
 use images::{Allowlist, Digest, Downloaded, Image, ImageStore, Validators};
 use model::Reason;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use crate::{
         fault,
         files::{read_whole, write_whole},
     },
+    sentence,
 };
 
 /// How long a root that nothing stands on is kept since it was last used.
@@ -123,8 +125,8 @@ impl Roots {
             transient: false,
             source: Some(source),
         };
-        let disk = |error: io::Error| failed(error.into());
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(disk)?;
+        let unwritten = |error: io::Error| failed(error.into());
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(unwritten)?;
         let note = self.dir.join(format!(".{}.url", Digest::of(url.as_bytes()).hex()));
         // A note that cannot be read only costs a download.
         let known: Note = read_whole(&note).ok().flatten().unwrap_or_default();
@@ -132,8 +134,11 @@ impl Roots {
         let validators = if is_here && sha256.is_none() { known.validators } else { Validators::default() };
         let place = self.dir.join(format!(".{}.part", Uuid::new_v4()));
         let part = Part(place);
-        let mut file = File::options().read(true).write(true).create_new(true).open(&part.0).map_err(disk)?;
+        let file =
+            File::options().read(true).write(true).create_new(true).open(&part.0).map_err(unwritten)?;
+        let mut file = tokio::fs::File::from_std(file);
         let done = images::download(url, &validators, allowed, &mut file).await;
+        let file = file.into_std().await;
         let (digest, validators) = match done.map_err(|error| failed(error.into()))? {
             Downloaded::Unchanged => return Ok(known.root),
             Downloaded::New { digest, validators } => (digest.hex(), validators),
@@ -146,7 +151,7 @@ impl Roots {
             self.take_in(&digest, file, part, url).await?;
         }
         let note_of_it = Note { root: digest.clone(), validators };
-        write_whole(&note, &note_of_it).map_err(disk)?;
+        write_whole(&note, &note_of_it).map_err(unwritten)?;
         Ok(digest)
     }
 
@@ -175,7 +180,7 @@ impl Roots {
                         DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
                     }
                     let unpacked = images::unpack_archive(file, &root, &bin);
-                    unpacked.map_err(|error| io::Error::other(in_words(&error)))?;
+                    unpacked.map_err(|error| io::Error::other(sentence(&error)))?;
                     erofs::write(&root, out).map(drop)
                 })
                 .await
@@ -235,17 +240,23 @@ impl Roots {
     }
 
     /// Removes roots that nothing stands on and nobody has used for a day, and what was left half made.
-    pub fn clean(&self, used: &BTreeSet<String>) {
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let age =
-                entry.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed().unwrap_or_default());
-            if !used.contains(&name) && age.is_ok_and(|age| age > KEPT_FOR) {
-                let path = entry.path();
-                let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                if let Err(error) = gone {
-                    tracing::warn!(path = %path.display(), %error, "a root file system that is not used stays");
-                }
+    /// Which are used is only asked if there is one that is old enough.
+    pub fn clean(&self, used: impl FnOnce() -> BTreeSet<String>) {
+        let old = |entry: &fs::DirEntry| {
+            let changed = entry.metadata().and_then(|meta| meta.modified());
+            changed.is_ok_and(|at| at.elapsed().unwrap_or_default() > KEPT_FOR)
+        };
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let old: Vec<_> = entries.filter(old).collect();
+        if old.is_empty() {
+            return;
+        }
+        let used = used();
+        for entry in old.iter().filter(|entry| !used.contains(&*entry.file_name().to_string_lossy())) {
+            let path = entry.path();
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = gone {
+                tracing::warn!(path = %path.display(), %error, "a root file system that is not used stays");
             }
         }
     }
@@ -293,13 +304,11 @@ enum Kind {
 fn kind_of(file: &mut File) -> io::Result<Kind> {
     let mut head = Vec::new();
     file.rewind()?;
-    file.by_ref().take(2048).read_to_end(&mut head)?;
+    file.by_ref().take(disk::HEAD_BYTES as u64).read_to_end(&mut head)?;
     file.rewind()?;
     let has = |at: usize, mark: &[u8]| head.get(at..at + mark.len()) == Some(mark);
     Ok(match () {
-        () if has(1024, &[0xe2, 0xe1, 0xf5, 0xe0]) || has(0, b"hsqs") || has(1080, &[0x53, 0xef]) => {
-            Kind::FileSystem
-        }
+        () if disk::file_system(&head).is_some() => Kind::FileSystem,
         () if has(0, &[0x1f, 0x8b]) || has(0, &[0x28, 0xb5, 0x2f, 0xfd]) || has(257, b"ustar") => {
             Kind::Archive
         }
@@ -308,18 +317,6 @@ fn kind_of(file: &mut File) -> io::Result<Kind> {
         () if has(0, b"<") => Kind::Unknown("a page, or some other text"),
         () => Kind::Unknown("of a kind that is not known"),
     })
-}
-
-/// The chain of causes in one sentence.
-fn in_words(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -20,15 +20,13 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use guest::frame::Frame;
 use serde_json::{Value, json};
 
-use super::qemu::{Shape, own_machine};
+use super::{own::OwnMachine, qemu::Shape};
 use crate::pod::shim::through;
 
 /// Name of the directory of all of them, beside that of the jails.
@@ -50,21 +48,6 @@ pub(super) fn path(templates: &Path, jail: &Path, shape: &Shape) -> PathBuf {
     templates.join(format!("{jail}-{}-{}", shape.processors, shape.memory_mib))
 }
 
-/// A VMM that ends when it is let go, with its sockets.
-struct Booted {
-    vmm: Child,
-    dir: PathBuf,
-}
-
-impl Drop for Booted {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.vmm.kill();
-        let _ = self.vmm.wait();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 /// Makes the template of a shape, unless it is there. Takes as long as a boot.
 pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape) -> io::Result<PathBuf> {
     let path = path(templates, jail, shape);
@@ -73,38 +56,10 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
     }
     super::make_private(templates)?;
     make_room(templates);
-    let dir = path.with_extension("new");
-    match fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    super::make_private(&dir)?;
-    let own = dir.file_name().unwrap_or_default().to_string_lossy();
-    let socket = |name: &str| format!("../../{TEMPLATES}/{own}/{name}");
-    let mut command = Command::new(program);
-    command
-        .args(own_machine(shape, &socket("port.sock")))
-        .args(["-qmp", &format!("unix:{},server=on,wait=off", socket("qmp.sock"))])
-        .current_dir(jail)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut booted = Booted { vmm: command.spawn()?, dir: dir.clone() };
     let until = Instant::now() + MADE_WITHIN;
-    // The addresses of sockets are short.
-    let held = File::open(&dir)?;
-    let short = through(&held);
-    let port = connect(&mut booted.vmm, &short.join("port.sock"), until)?;
-    port.set_read_timeout(Some(until.saturating_duration_since(Instant::now())))?;
-    match Frame::read(BufReader::new(&port))? {
-        (_, Frame::Ready(_)) => {}
-        _ => return Err(io::Error::other("the guest did not speak as it should")),
-    }
+    let mut machine = OwnMachine::boot(program, jail, shape, (path.with_extension("new"), until))?;
     thread::sleep(SETTLED_AFTER);
-    let state = dir.join("state");
-    let uri = format!("unix:{}", socket("state.sock"));
-    save(&mut booted.vmm, (&short, &uri), &state, until)?;
+    let state = save(&mut machine, until)?;
     fs::set_permissions(&state, fs::Permissions::from_mode(0o444))?;
     fs::rename(&state, &path)?;
     Ok(path)
@@ -124,35 +79,22 @@ fn make_room(templates: &Path) {
     }
 }
 
-fn connect(vmm: &mut Child, socket: &Path, until: Instant) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() > until => return Err(error),
-            Err(_not_yet) => {}
-        }
-        if let Some(status) = vmm.try_wait()? {
-            return Err(io::Error::other(format!("the VMM ended at once ({status})")));
-        }
-        thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// Has the VMM write its state to a file.
-fn save(vmm: &mut Child, (dir, uri): (&Path, &str), state: &Path, until: Instant) -> io::Result<()> {
-    let socket = dir.join("state.sock");
-    let listener = UnixListener::bind(&socket)?;
-    let mut qmp = Qmp::new(connect(vmm, &dir.join("qmp.sock"), until)?)?;
+/// Has the VMM write its state to a file of the machine's directory.
+fn save(machine: &mut OwnMachine, until: Instant) -> io::Result<PathBuf> {
+    let (socket, state) = ("state.sock", machine.dir().join("state"));
+    let held = File::open(machine.dir())?;
+    let listener = UnixListener::bind(through(&held).join(socket))?;
+    let mut qmp = Qmp::new(machine.qmp(until)?)?;
     qmp.ask("migrate-set-parameters", &json!({ "max-bandwidth": BANDWIDTH }))?;
-    qmp.ask("migrate", &json!({ "uri": uri }))?;
+    qmp.ask("migrate", &json!({ "uri": format!("unix:{}", machine.socket(socket)) }))?;
     let (mut stream, _) = listener.accept()?;
-    let mut file = File::create(state)?;
+    let mut file = File::create(&state)?;
     io::copy(&mut stream, &mut file)?;
     file.sync_all()?;
     while Instant::now() < until {
         let answer = qmp.ask("query-migrate", &json!({}))?;
         match answer.get("status").and_then(Value::as_str) {
-            Some("completed") => return Ok(()),
+            Some("completed") => return Ok(state),
             Some("failed" | "cancelled") => break,
             _ => thread::sleep(LOOK_EVERY),
         }

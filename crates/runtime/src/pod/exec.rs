@@ -20,7 +20,7 @@ use std::{
 };
 
 use guest::order::{Order, Program, Task};
-use model::{Kind, Reason};
+use model::Reason;
 use oci_spec::runtime::Process;
 use rustix::{
     fs::{CWD, FileType, Mode, mknodat},
@@ -43,7 +43,7 @@ use super::{
     function,
     link::LinkError,
     prepare::{START_FILE, StartFile},
-    record::{Found, PodPlace},
+    record::PodPlace,
     shim::{
         STDIO, TERMINAL_SOCKET, through,
         wire::{Answer, ExecOrder, Request},
@@ -160,15 +160,15 @@ impl PodRuntime {
     ) -> Result<ExecSession, RuntimeError> {
         let failed =
             |error| fault::words(operation(&spec), Reason::StartFailed, &io::Error::to_string(&error));
-        let says_itself = is_function(place);
+        let start: Option<StartFile> =
+            read_whole(&place.container(index).join(START_FILE)).map_err(failed)?;
+        let start = start.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let says_itself = start.says_itself;
         let (process, copy) = if says_itself {
             (session_of(place, index, &spec, copy).map_err(failed)?, None)
         } else {
             (process_of(place, index, &spec).map_err(failed)?, copy)
         };
-        let start: Option<StartFile> =
-            read_whole(&place.container(index).join(START_FILE)).map_err(failed)?;
-        let start = start.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let id = Uuid::new_v4().to_string();
         let dir = place.execs().join(&id);
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
@@ -235,10 +235,6 @@ impl PodRuntime {
 
 fn operation(spec: &ExecSpec) -> String {
     format!("run {:?} in the container", spec.command.first().map_or("", String::as_str))
-}
-
-fn is_function(place: &PodPlace) -> bool {
-    matches!(place.read(), Found::Record(record) if record.spec.kind == Kind::Function)
 }
 
 /// The container's own process.

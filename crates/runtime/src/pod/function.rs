@@ -221,29 +221,9 @@ impl PodRuntime {
         let dir = place.container(index);
         let rootfs = dir.join("rootfs");
         mount_jail(&ready.jail, &rootfs).map_err(fault::files)?;
-        let own = |name: &str| dir.join(SHOWN_DIR).join(name);
         make_shown(&dir.join(SHOWN_DIR)).map_err(fault::files)?;
         let machine = machine_path(place, index, container);
-        let bind = |source: &Path, destination: &str, access: &str| {
-            json!({
-                "destination": destination, "type": "bind", "source": source,
-                "options": ["bind", "nosuid", "noexec", access],
-            })
-        };
-        let mut mounts = vec![
-            json!({
-                "destination": RUN_DIR, "type": "tmpfs", "source": "run",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=1024k"],
-            }),
-            bind(root, ROOT, "ro"),
-            bind(&machine, MACHINE_FILE, "ro"),
-            bind(&own("reason"), REASON_FILE, "rw"),
-            bind(&own(TUN.0), "/dev/net/tun", "rw"),
-        ];
-        mounts.extend(content.template.as_deref().map(|template| bind(template, TEMPLATE, "ro")));
-        if ready.accelerator == Accelerator::Kvm {
-            mounts.push(bind(&own(KVM.0), "/dev/kvm", "rw"));
-        }
+        let mounts = jail_mounts(&dir.join(SHOWN_DIR), &machine, root, content.template.as_deref(), ready);
         let ns = place.ns();
         let setup = ContainerSetup {
             rootfs,
@@ -279,7 +259,12 @@ impl PodRuntime {
         };
         let confinement = Confinement::of(&Profile::Standard, &[]).map_err(fault::seccomp)?;
         confinement.write(&dir).map_err(fault::files)?;
-        let start = StartFile { owner: vmm_owner(record.ids)?, scaffold, stop_signal: stop_signal(content) };
+        let start = StartFile {
+            owner: vmm_owner(record.ids)?,
+            scaffold,
+            stop_signal: stop_signal(content),
+            says_itself: true,
+        };
         DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;
         write_whole(&dir.join(IMAGE_FILE), content).map_err(fault::files)?;
         write_whole(&dir.join(CONFIG_FILE), &document).map_err(fault::files)?;
@@ -374,6 +359,37 @@ fn mount_jail(jail: &Path, rootfs: &Path) -> io::Result<()> {
     mount_bind(jail, rootfs)?;
     mount_remount(rootfs, MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID, "")?;
     Ok(())
+}
+
+/// What a Function's container sees beside its jail, each thing at the path at which the supervisor opens it.
+fn jail_mounts(
+    shown: &Path,
+    machine: &Path,
+    root: &Path,
+    template: Option<&Path>,
+    ready: &Ready,
+) -> Vec<serde_json::Value> {
+    let bind = |source: &Path, destination: &str, access: &str| {
+        json!({
+            "destination": destination, "type": "bind", "source": source,
+            "options": ["bind", "nosuid", "noexec", access],
+        })
+    };
+    let mut mounts = vec![
+        json!({
+            "destination": RUN_DIR, "type": "tmpfs", "source": "run",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=1024k"],
+        }),
+        bind(root, ROOT, "ro"),
+        bind(machine, MACHINE_FILE, "ro"),
+        bind(&shown.join("reason"), REASON_FILE, "rw"),
+        bind(&shown.join(TUN.0), "/dev/net/tun", "rw"),
+    ];
+    mounts.extend(template.map(|template| bind(template, TEMPLATE, "ro")));
+    if ready.accelerator == Accelerator::Kvm {
+        mounts.push(bind(&shown.join(KVM.0), "/dev/kvm", "rw"));
+    }
+    mounts
 }
 
 /// Files that belong to one VMM alone. Their owners are those of inside: they are shown with mapped ones.

@@ -372,7 +372,7 @@ impl Runtime for PodRuntime {
         // What cannot be removed is told of there; it harms nobody.
         let clean = move || {
             shared.deleted.clean_now_and_then();
-            shared.roots.clean(&function::used_roots(&shared.places));
+            shared.roots.clean(|| function::used_roots(&shared.places));
         };
         let _ = blocking(clean).await;
         let room = self.shared.images.make_room().await.map_err(|error| RuntimeError {

@@ -60,6 +60,9 @@ pub(super) struct StartFile {
     pub(super) scaffold: Option<Scaffold>,
     /// Signal that asks it to end.
     pub(super) stop_signal: i32,
+    /// Whether its program says itself when it has begun, as one does that stands for another.
+    #[serde(default)]
+    pub(super) says_itself: bool,
 }
 
 /// A container that was made.
@@ -339,7 +342,7 @@ fn write_container(
         "" => libc::SIGTERM,
         other => signal_number(other).unwrap_or(libc::SIGTERM),
     };
-    let start = StartFile { owner, scaffold, stop_signal };
+    let start = StartFile { owner, scaffold, stop_signal, says_itself: false };
     DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;
     let mut path = dir.join(CONFIG_FILE);
     if has_foreign_variables(container) {

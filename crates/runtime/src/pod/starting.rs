@@ -123,7 +123,7 @@ impl PodRuntime {
             stop_signal: start.stop_signal,
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),
-            says_itself: record.spec.kind == Kind::Function,
+            says_itself: start.says_itself,
             shared_pids: record.spec.spec.share_process_namespace.then(|| self.shared_pids(place, record)),
         })
     }
