@@ -1,11 +1,12 @@
 //! Nodes, and what is relayed to and from them: logs and images.
 
 use insta::assert_snapshot;
+use model::session::{CONTROL, INPUT};
 use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure, StreamRequest};
 
 use crate::{
     bed::{Bed, Scheduler, nodes_of},
-    wire::soon,
+    wire::{Wire, soon},
 };
 
 fn data(text: &str) -> Frame {
@@ -135,6 +136,38 @@ async fn a_client_that_does_not_read_slows_the_node_down() {
         sent += 1;
     }
     assert!(sent < most, "everything was taken although nobody reads");
+}
+
+#[tokio::test]
+async fn a_client_that_is_still_sending_hears_how_its_session_ended() {
+    let bed = Bed::start().await;
+    with_instance(&bed).await;
+    let mut ends = nodes_of(&bed);
+    let mut wire = Wire::open(bed.address).await;
+    let upgrade = format!(
+        "GET /api/v1/instances/web-1/copy HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        bed.address
+    );
+    assert!(wire.send(upgrade.as_bytes()).await);
+    assert_eq!(wire.head().await.status, 101);
+    let request = br#"{"path":"/no/where","direction":"in"}"#;
+    assert!(wire.send(&frame_of_client(0x81, request)).await);
+    let end = soon(ends.recv()).await.unwrap();
+    let outcome = [&[CONTROL], br#"{"exit":1}"#.as_slice()].concat();
+    end.send.send(Frame::Data(outcome)).await.unwrap();
+    end.send.send(Frame::End).await.unwrap();
+    let piece = frame_of_client(0x82, &[INPUT; 30_000]);
+    for _ in 0..200 {
+        assert!(wire.send(&piece).await, "it is closed in the middle of what is sent");
+    }
+    wire.until(r#"{"exit":1}"#).await;
+}
+
+/// A WebSocket's frame, masked with zeros; `head` is its first byte.
+fn frame_of_client(head: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[head, 0x80 | 126], length.as_slice(), &[0; 4], bytes].concat()
 }
 
 #[tokio::test]

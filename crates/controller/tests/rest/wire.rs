@@ -109,7 +109,7 @@ impl Wire {
             if let Some(at) = find(&self.held, mark.as_bytes()) {
                 let rest = self.held.split_off(at + mark.len());
                 let text = std::mem::replace(&mut self.held, rest);
-                return String::from_utf8(text).unwrap();
+                return String::from_utf8_lossy(&text).into_owned();
             }
             assert!(
                 self.fill().await,

@@ -32,6 +32,8 @@ pub(crate) struct Session {
     socket: WebSocket<TcpStream>,
     /// Something is written and not sent yet.
     unsent: bool,
+    /// The other side takes no more: what it said before is still there to be read.
+    deaf: bool,
 }
 
 /// How a session was over.
@@ -90,7 +92,7 @@ impl Client {
         let (socket, _) = opened.map_err(|error| self.refused(path, error))?;
         let stream = socket.get_ref();
         stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(unreachable)?;
-        Ok(Session { socket, unsent: false })
+        Ok(Session { socket, unsent: false, deaf: false })
     }
 
     fn refused(
@@ -149,7 +151,7 @@ impl Session {
         let mut input = input;
         let mut buffer = vec![0_u8; CHUNK];
         loop {
-            let (heard, typed) = self.wait(input)?;
+            let (heard, typed) = self.wait(input.filter(|_| !self.deaf))?;
             if self.unsent {
                 self.flush()?;
             }
@@ -241,28 +243,32 @@ impl Session {
     }
 
     fn say(&mut self, message: Message) -> Result<(), Failure> {
+        if self.deaf {
+            return Ok(());
+        }
         match self.socket.write(message) {
             Ok(()) => self.flush(),
-            // It is kept, and sent when there is room.
-            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.unsent = true;
-                Ok(())
-            }
-            Err(error) => Err(broken(&error.to_string())),
+            Err(error) => self.unsaid(error),
         }
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
         match self.socket.flush() {
             Ok(()) => self.unsent = false,
-            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.unsent = true
+            Err(error) => self.unsaid(error)?,
+        }
+        Ok(())
+    }
+
+    fn unsaid(&mut self, error: tungstenite::Error) -> Result<(), Failure> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, WouldBlock};
+        match error {
+            // It is kept, and sent when there is room.
+            tungstenite::Error::Io(error) if error.kind() == WouldBlock => self.unsent = true,
+            tungstenite::Error::Io(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => {
+                (self.unsent, self.deaf) = (false, true);
             }
-            // What the other side still had to say is read first.
-            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.unsent = false
-            }
-            Err(error) => return Err(broken(&error.to_string())),
+            error => return Err(broken(&error.to_string())),
         }
         Ok(())
     }
@@ -279,5 +285,57 @@ pub(crate) fn failed(code: &str, message: &str) -> Failure {
     match code {
         "node-unreachable" | "scheduler-away" => report.hint("rikctl get nodes").into(),
         _ => report.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::mpsc, thread};
+
+    use super::*;
+
+    /// Types once the other side is gone.
+    struct LateTyper(mpsc::Receiver<()>);
+
+    impl Local for LateTyper {
+        fn hear(&mut self, _channel: u8, _bytes: &[u8]) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn typed(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+            let _ = self.0.recv();
+            Some(bytes.to_vec())
+        }
+
+        fn end_of_input(&self) -> Vec<u8> {
+            vec![CONTROL]
+        }
+    }
+
+    #[test]
+    fn last_words_are_heard_although_the_other_side_takes_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it has an address");
+        let (gone, is_gone) = mpsc::channel();
+        let other = thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("it comes");
+            let mut socket = tungstenite::accept(stream).expect("it is a session");
+            let outcome = serde_json::to_vec(&Outcome::Exit(7)).expect("it is JSON");
+            // What was sent before is there and not read, so the end is a reset.
+            while socket.get_ref().peek(&mut [0]).expect("it is open") == 0 {}
+            socket.send(Message::Binary(message(CONTROL, &outcome).into())).expect("it is open");
+            drop(socket);
+            gone.send(()).expect("it waits");
+        });
+        let stream = TcpStream::connect(address).expect("it listens");
+        let (socket, _) = tungstenite::client(format!("ws://{address}/"), stream).expect("it answers");
+        socket.get_ref().set_nonblocking(true).expect("it can");
+        let mut session = Session { socket, unsent: false, deaf: false };
+        session.request("first".to_owned()).expect("it is open");
+        let (read, mut write) = io::pipe().expect("there is room");
+        io::Write::write_all(&mut write, b"typed").expect("there is room");
+        let over = session.run(Some(read.as_fd()), &mut LateTyper(is_gone)).ok();
+        assert_eq!(over, Some(Over::Told(Outcome::Exit(7))));
+        other.join().expect("it does not panic");
     }
 }

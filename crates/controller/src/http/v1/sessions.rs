@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a client may take to say what it wants.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client may take to go once it was told the end.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// What a session's outcome is called when it cannot be said.
 const UNSAYABLE: &[u8] = br#"{"failed":{"code":"internal","message":"the outcome cannot be told"}}"#;
 
@@ -200,6 +202,12 @@ async fn run(
     }
     let close = CloseFrame { code: close_code::NORMAL, reason: "".into() };
     let _ = socket.send(Message::Close(Some(close))).await;
+    // A connection that is closed while the client still sends is reset, and the last words with it.
+    let gone = async { while let Some(Ok(_)) = socket.recv().await {} };
+    tokio::select! {
+        _ = timeout(GONE_WITHIN, gone) => {}
+        () = api.shutdown().cancelled() => {}
+    }
     drop(ticket);
 }
 
