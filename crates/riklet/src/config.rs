@@ -48,6 +48,9 @@ pub struct File {
     /// Whether containers may have no seccomp filter.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub seccomp_unconfined: bool,
+    /// Whether containers may be privileged, and pods be in namespaces of the node.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_privileged: bool,
     /// Hours for which logs of instances that are gone are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_logs_hours: Option<u32>,
@@ -162,6 +165,7 @@ pub fn allowed_of_environment() -> anyhow::Result<Allowed> {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from),
         seccomp_unconfined: text("RIKLET_SECCOMP_UNCONFINED") == "true",
+        privileged: text("RIKLET_ALLOW_PRIVILEGED") == "true",
     })
 }
 

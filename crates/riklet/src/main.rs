@@ -89,6 +89,9 @@ struct Run {
     /// Allow containers that ask for no seccomp filter
     #[arg(long, env = "RIKLET_SECCOMP_UNCONFINED", num_args = 0..=1, default_missing_value = "true")]
     seccomp_unconfined: Option<bool>,
+    /// Allow privileged containers, and pods with hostNetwork, hostPID or hostIPC
+    #[arg(long, env = "RIKLET_ALLOW_PRIVILEGED", num_args = 0..=1, default_missing_value = "true")]
+    allow_privileged: Option<bool>,
     /// Hours for which logs of instances that are gone are kept; 0 for not at all [default: 24]
     #[arg(long, env = "RIKLET_KEEP_LOGS_HOURS", value_name = "HOURS")]
     keep_logs_hours: Option<u32>,
@@ -170,6 +173,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         host_paths: args.hostpath_allow.unwrap_or(file.hostpath_allow),
         seccomp_profiles: args.seccomp_profiles.or(file.seccomp_profiles),
         seccomp_unconfined: args.seccomp_unconfined.unwrap_or(file.seccomp_unconfined),
+        privileged: args.allow_privileged.unwrap_or(file.allow_privileged),
     })?;
     let keep_logs = args.keep_logs_hours.or(file.keep_logs_hours).map_or(KEEP_LOGS, config::hours);
     let mut registries = file.registries.unwrap_or_default();

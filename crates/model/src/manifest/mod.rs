@@ -131,6 +131,18 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = false)]
     pub share_process_namespace: bool,
+    /// Whether it has the node's network instead of one of its own, where the node's operator allows it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub host_network: bool,
+    /// Whether it sees all processes of the node, where the node's operator allows it.
+    #[serde(default, rename = "hostPID", skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub host_pid: bool,
+    /// Whether it shares memory and queues with the node, where the node's operator allows it.
+    #[serde(default, rename = "hostIPC", skip_serializing_if = "is_default")]
+    #[schema(default = false)]
+    pub host_ipc: bool,
     /// What happens when a container ends.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = "Never")]
@@ -235,6 +247,12 @@ impl ContainerSpec {
     #[must_use]
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(RestartPolicy::Always)
+    }
+
+    /// Whether it asks for all rights and devices of the node.
+    #[must_use]
+    pub fn is_privileged(&self) -> bool {
+        self.security_context.as_ref().and_then(|own| own.privileged) == Some(true)
     }
 }
 
@@ -415,5 +433,19 @@ impl WorkloadSpec {
     /// Every port of the node that one instance publishes.
     pub fn published(&self) -> impl Iterator<Item = &PortSpec> {
         self.all_containers().flat_map(|container| &container.ports)
+    }
+
+    /// The first field by which it takes something of the node itself, which needs the word of the node's operator. Such a
+    /// pod has no user namespace of its own: what is the node's is of no use from inside one.
+    #[must_use]
+    pub fn host_access(&self) -> Option<&'static str> {
+        [
+            (self.host_network, "hostNetwork"),
+            (self.host_pid, "hostPID"),
+            (self.host_ipc, "hostIPC"),
+            (self.all_containers().any(ContainerSpec::is_privileged), "securityContext.privileged"),
+        ]
+        .into_iter()
+        .find_map(|(asked, field)| asked.then_some(field))
     }
 }

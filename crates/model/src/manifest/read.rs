@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_the_nodes_goes_together_with_what_makes_sense_there() {
+        let text = "kind: Pod\nname: a\nspec:\n  hostPID: true\n  hostNetwork: true\n  shareProcessNamespace: true\n  containers:\n    - name: a\n      image: a\n      ports: [{port: 80, targetPort: 8080}]\n      securityContext: {privileged: true, allowPrivilegeEscalation: false}\n";
+        insta::assert_snapshot!(faults(text), @r#"
+        line 5: spec.hostNetwork: port 80 cannot lead to 8080: the node's ports are the container's own
+        line 6: spec.shareProcessNamespace: its containers see each other in the node's processes already
+        line 11: spec.containers[0].securityContext.allowPrivilegeEscalation: a privileged container has all rights already
+        "#);
+    }
+
+    #[test]
     fn rights_and_volumes_obey_their_rules() {
         let text = "kind: Pod\nname: a\nspec:\n  volumes:\n    - {name: v, emptyDir: {sizeLimit: 1Mi}}\n    - {name: v, hostPath: {path: /a/../b}}\n    - {name: w}\n  containers:\n    - name: a\n      image: a\n      volumeMounts: [{name: x, mountPath: /proc/x}, {name: v, mountPath: /d}, {name: w, mountPath: /d/}]\n      securityContext:\n        privileged: true\n        allowPrivilegeEscalation: true\n        runAsNonRoot: true\n        runAsUser: 0\n        capabilities: {add: [ALL]}\n";
         insta::assert_snapshot!(faults(text), @r#"
@@ -205,8 +215,7 @@ mod tests {
         line 11: spec.containers[0].volumeMounts[0].name: "x" is no volume of this pod
         line 11: spec.containers[0].volumeMounts[0].mountPath: cannot be below /proc, /sys or /dev, but for /dev/shm
         line 11: spec.containers[0].volumeMounts[2].mountPath: is the place of another volume already
-        line 13: spec.containers[0].securityContext.privileged: there are no privileged containers; capabilities.add gives single rights
-        line 14: spec.containers[0].securityContext.allowPrivilegeEscalation: no program of a container ever gets more rights than it began with
+        line 13: spec.containers[0].securityContext.privileged: a privileged container has all capabilities and no filter; leave those out
         line 16: spec.containers[0].securityContext.runAsUser: 0 is root, which runAsNonRoot refuses
         line 17: spec.containers[0].securityContext.capabilities.add: ALL can only be dropped; name each one to add
         "#);

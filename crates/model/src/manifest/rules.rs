@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ContainerSpec, Kind, MAX_LABELS, Resources, Workload,
+    ContainerSpec, Kind, MAX_LABELS, Resources, Workload, WorkloadSpec,
     function::MIN_MEMORY,
     health::{Hook, Probe, RestartPolicy},
     security::{Capability, SeccompProfile, SeccompSource},
@@ -72,7 +72,21 @@ pub fn broken(workload: &Workload) -> Vec<Broken> {
     }
     let pod = workload.spec.security_context.as_ref();
     check_seccomp(pod.and_then(|pod| pod.seccomp_profile.as_ref()), "spec.securityContext", &mut fault);
+    check_host_namespaces(&workload.spec, &mut fault);
     faults
+}
+
+fn check_host_namespaces(spec: &WorkloadSpec, fault: &mut impl FnMut(String, String)) {
+    if spec.host_pid && spec.share_process_namespace {
+        let message = "its containers see each other in the node's processes already";
+        fault("spec.shareProcessNamespace".to_owned(), message.to_owned());
+    }
+    if let Some(other) = spec.published().find(|one| spec.host_network && one.target() != one.port) {
+        let (port, target) = (other.port, other.target());
+        let message =
+            format!("port {port} cannot lead to {target}: the node's ports are the container's own");
+        fault("spec.hostNetwork".to_owned(), message);
+    }
 }
 
 /// What a microVM needs, and what it cannot have.
@@ -96,30 +110,8 @@ fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
         }
         (Some(_), []) | (None, [_]) => {}
     }
-    let mut only_pods = |has: bool, path: &str| {
-        if has {
-            fault(format!("spec.{path}"), "is for kind Pod: a microVM has a kernel of its own".to_owned());
-        }
-    };
-    only_pods(!spec.init_containers.is_empty(), "initContainers");
-    only_pods(!spec.volumes.is_empty(), "volumes");
-    only_pods(spec.share_process_namespace, "shareProcessNamespace");
-    let limits = spec.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
-    only_pods(limits.pids.is_some(), "resources.limits.pids");
-    if let Some(container) = spec.containers.first() {
-        let own = container.security_context.as_ref();
-        only_pods(
-            own.is_some_and(|own| own.capabilities.is_some()),
-            "containers[0].securityContext.capabilities",
-        );
-        only_pods(
-            own.is_some_and(|own| own.seccomp_profile.is_some()),
-            "containers[0].securityContext.seccompProfile",
-        );
-        only_pods(!container.volume_mounts.is_empty(), "containers[0].volumeMounts");
-        let limits = container.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
-        only_pods(limits.pids.is_some(), "containers[0].resources.limits.pids");
-        only_pods(limits.ephemeral_storage.is_some(), "containers[0].resources.limits.ephemeral-storage");
+    for path in only_of_pods(spec) {
+        fault(format!("spec.{path}"), "is for kind Pod: a microVM has a kernel of its own".to_owned());
     }
     if let Some(memory) = spec.memory_limit().filter(|memory| *memory < MIN_MEMORY) {
         fault(
@@ -143,6 +135,38 @@ fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
     }
 }
 
+/// What a Function says that only a Pod can have.
+fn only_of_pods(spec: &WorkloadSpec) -> impl Iterator<Item = &'static str> {
+    let limits = spec.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
+    let none = ContainerSpec::default();
+    let container = spec.containers.first().unwrap_or(&none);
+    let security = container.security_context.as_ref();
+    let own = container.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
+    [
+        (!spec.init_containers.is_empty(), "initContainers"),
+        (!spec.volumes.is_empty(), "volumes"),
+        (spec.share_process_namespace, "shareProcessNamespace"),
+        (spec.host_network, "hostNetwork"),
+        (spec.host_pid, "hostPID"),
+        (spec.host_ipc, "hostIPC"),
+        (limits.pids.is_some(), "resources.limits.pids"),
+        (
+            security.is_some_and(|own| own.capabilities.is_some()),
+            "containers[0].securityContext.capabilities",
+        ),
+        (
+            security.is_some_and(|own| own.seccomp_profile.is_some()),
+            "containers[0].securityContext.seccompProfile",
+        ),
+        (container.is_privileged(), "containers[0].securityContext.privileged"),
+        (!container.volume_mounts.is_empty(), "containers[0].volumeMounts"),
+        (own.pids.is_some(), "containers[0].resources.limits.pids"),
+        (own.ephemeral_storage.is_some(), "containers[0].resources.limits.ephemeral-storage"),
+    ]
+    .into_iter()
+    .filter_map(|(has, path)| has.then_some(path))
+}
+
 fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl FnMut(String, String)) {
     let Some(Resources { requests: Some(requests), limits: Some(limits) }) = resources else { return };
     if let (Some(request), Some(limit)) = (requests.cpu, limits.cpu)
@@ -160,11 +184,16 @@ fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl F
 fn check_security(container: &ContainerSpec, path: &str, fault: &mut impl FnMut(String, String)) {
     let Some(own) = &container.security_context else { return };
     let path = format!("{path}.securityContext");
-    if own.privileged == Some(true) {
-        let message = "there are no privileged containers; capabilities.add gives single rights";
+    let privileged = own.privileged == Some(true);
+    if privileged && own.allow_privilege_escalation == Some(false) {
+        let message = "a privileged container has all rights already";
+        fault(format!("{path}.allowPrivilegeEscalation"), message.to_owned());
+    }
+    if privileged && (own.capabilities.is_some() || own.seccomp_profile.is_some()) {
+        let message = "a privileged container has all capabilities and no filter; leave those out";
         fault(format!("{path}.privileged"), message.to_owned());
     }
-    if own.allow_privilege_escalation == Some(true) {
+    if !privileged && own.allow_privilege_escalation == Some(true) {
         let message = "no program of a container ever gets more rights than it began with";
         fault(format!("{path}.allowPrivilegeEscalation"), message.to_owned());
     }

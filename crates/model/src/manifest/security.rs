@@ -58,10 +58,10 @@ pub struct SecurityContext {
     /// Which calls of the kernel the program may make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp_profile: Option<SeccompProfile>,
-    /// Can only be false: no program of a container ever gets more rights than it began with.
+    /// Can only be false, but in a privileged container: no program of another ever gets more rights than it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_privilege_escalation: Option<bool>,
-    /// Can only be false: there are no privileged containers.
+    /// Whether it has all rights and devices of the node, where the node's operator allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
 }
@@ -206,6 +206,8 @@ pub struct Security {
     pub capabilities: BTreeSet<Capability>,
     /// Which calls of the kernel it may make.
     pub seccomp: SeccompProfile,
+    /// Whether it has all rights and devices of the node; `capabilities` and `seccomp` mean nothing then.
+    pub privileged: bool,
 }
 
 impl Security {
@@ -224,6 +226,7 @@ impl Security {
             read_only_root: own.read_only_root_filesystem.unwrap_or(false),
             capabilities: USUAL.into_iter().filter(kept).chain(asked.add).collect(),
             seccomp: own.seccomp_profile.or(pod.seccomp_profile).unwrap_or_default(),
+            privileged: own.privileged.unwrap_or(false),
         }
     }
 }

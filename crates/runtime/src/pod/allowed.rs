@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use model::{
-    Reason,
+    Reason, WorkloadSpec,
     manifest::security::{SeccompProfile, SeccompSource},
 };
 
@@ -19,9 +19,25 @@ pub struct Allowed {
     pub seccomp_profiles: Option<PathBuf>,
     /// Whether containers may have no seccomp filter.
     pub seccomp_unconfined: bool,
+    /// Whether containers may be privileged, and pods be in namespaces of the node.
+    pub privileged: bool,
 }
 
 impl Allowed {
+    /// Whether the pod may have what it takes of the node itself.
+    ///
+    /// # Errors
+    /// The operator does not allow it.
+    pub(super) fn check_host_access(&self, spec: &WorkloadSpec) -> Result<(), RuntimeError> {
+        match spec.host_access() {
+            Some(field) if !self.privileged => {
+                let why = format!("this node's operator does not allow {field} (riklet --allow-privileged)");
+                Err(fault::words("give the pod what is the node's".to_owned(), Reason::NotAllowed, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The filter that a container asks for.
     ///
     /// # Errors
@@ -54,6 +70,11 @@ mod tests {
 
     #[test]
     fn what_the_operator_did_not_allow_is_refused_with_the_flag_that_would() {
+        let spec = WorkloadSpec { host_pid: true, ..WorkloadSpec::default() };
+        let refused = Allowed::default().check_host_access(&spec).unwrap_err();
+        assert_eq!(refused.reason, Reason::NotAllowed);
+        assert!(refused.sentence().contains("hostPID (riklet --allow-privileged)"), "{}", refused.sentence());
+        assert!(Allowed { privileged: true, ..Allowed::default() }.check_host_access(&spec).is_ok());
         let ask = |source, file: Option<&str>| SeccompProfile {
             source,
             localhost_profile: file.map(str::to_owned),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use self::folders::{children, failed, make, remove, write};
 use super::{
-    limits::{CPU_PERIOD_MICROS, Limits},
+    limits::{CPU_PERIOD_MICROS, Devices, Limits},
     switches,
 };
 
@@ -381,13 +381,17 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Closes all devices of the machine to a container but the harmless ones. The unified hierarchy has no such file:
+    /// Closes all devices of the machine to a container but those that are meant for it. The unified hierarchy has no such file:
     /// there, a container has no device but those that were made for it, and cannot make any.
     fn set_devices(&self, container: &Path, limits: &Limits) -> Result<(), CgroupError> {
         let Some(group) = self.dir_of("devices").filter(|_| !self.is_unified()) else { return Ok(()) };
         let group = group.join(container);
+        let more = match limits.devices {
+            Devices::All => return Ok(()),
+            Devices::Vmm => VMM_DEVICES.as_slice(),
+            Devices::Usual => &[],
+        };
         write(&group.join("devices.deny"), "a")?;
-        let more = VMM_DEVICES.iter().filter(|_| limits.is_vmm);
         DEVICES.iter().chain(more).try_for_each(|device| write(&group.join("devices.allow"), device))
     }
 
@@ -507,7 +511,7 @@ mod tests {
             cpu_quota_micros: Some(50_000),
             cpu_shares: Some(1_024),
             pids: Some(9),
-            is_vmm: false,
+            devices: Devices::default(),
         };
         let text = |files: Vec<LimitFile>| -> Vec<String> {
             files.into_iter().map(|file| format!("{}={}", file.name, file.value)).collect()

@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use crate::InstanceSpec;
+
 /// Where the machine says who resolves names for it: the second is the truth behind a local resolver.
 const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// Longest host name of the kernel.
@@ -24,18 +26,37 @@ pub fn hostname(id: &str) -> String {
     if name.is_empty() { "pod".to_owned() } else { name.to_owned() }
 }
 
-/// Writes the files.
+/// The host name of a pod: the machine's own for one that has the machine's network.
+#[must_use]
+pub fn hostname_of(spec: &InstanceSpec) -> String {
+    if spec.spec.host_network {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    hostname(&spec.id)
+}
+
+/// Writes the files of a pod with this address.
 ///
 /// # Errors
 /// What the file system says.
 pub fn write(dir: &Path, hostname: &str, ip: Ipv4Addr) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let host = RESOLVER_FILES.map(|path| fs::read_to_string(path).unwrap_or_default());
-    for (name, text) in [
-        ("hosts", hosts(hostname, ip)),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf(&host)),
-    ] {
+    write_all(dir, &hosts(hostname, ip), hostname, &resolv_conf(&host))
+}
+
+/// Writes the files of a pod that has the machine's network: they say what the machine's own say.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_of_machine(dir: &Path, hostname: &str) -> io::Result<()> {
+    let own = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    write_all(dir, &own("/etc/hosts"), hostname, &own("/etc/resolv.conf"))
+}
+
+fn write_all(dir: &Path, hosts: &str, hostname: &str, resolv_conf: &str) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let hostname = format!("{hostname}\n");
+    for (name, text) in [("hosts", hosts), ("hostname", &hostname), ("resolv.conf", resolv_conf)] {
         // Read by any user inside; nobody else comes to this directory.
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(dir.join(name))?;

@@ -44,12 +44,12 @@ use super::{
     PodRuntime, blocking, etc, fault,
     files::{read_whole, write_whole},
     given,
-    limits::Limits,
+    limits::{Devices, Limits},
     prepare::{CONFIG_FILE, START_FILE, StartFile},
     record::{Places, PodPlace, Record},
     scaffold,
     seccomp::{Confinement, Profile},
-    spec::{ContainerSetup, Machine, command_line, container_spec, environment},
+    spec::{ContainerSetup, Machine, Namespaces, command_line, container_spec, environment},
 };
 use crate::{
     InstanceSpec, Progress, RuntimeError,
@@ -114,7 +114,7 @@ pub(super) fn limits(spec: &InstanceSpec, own: Limits) -> Limits {
         return own;
     }
     let spec = &spec.spec;
-    Limits { memory_bytes: Some(memory_bytes(spec) + OVERHEAD_BYTES), is_vmm: true, ..own }
+    Limits { memory_bytes: Some(memory_bytes(spec) + OVERHEAD_BYTES), devices: Devices::Vmm, ..own }
 }
 
 fn memory_bytes(spec: &WorkloadSpec) -> u64 {
@@ -228,11 +228,7 @@ impl PodRuntime {
         let setup = ContainerSetup {
             rootfs,
             etc_dir: place.etc(),
-            namespaces: (
-                network::namespace::net_path(&ns),
-                network::namespace::ipc_path(&ns),
-                network::namespace::uts_path(&ns),
-            ),
+            namespaces: Namespaces::of(&record.spec.spec, &ns),
             hostname: etc::hostname(&record.spec.id),
             machine: self.shared.machine.clone(),
             security: Security { read_only_root: true, ..Security::default() },
@@ -240,7 +236,6 @@ impl PodRuntime {
             user: Account { uid: VMM_ID, gid: VMM_ID, groups: Vec::new() },
             working_dir: PathBuf::from("/"),
             volumes: mounts,
-            ..ContainerSetup::default()
         };
         let supervisor = ContainerSpec {
             name: container.name.clone(),

@@ -3,8 +3,8 @@
 //! Formulas are those of the field: shares are 1024 for a core, a quota is a part of a period of 100 ms.
 
 use model::{
-    WorkloadSpec,
-    manifest::{ResourceList, Resources},
+    ContainerSpec, WorkloadSpec,
+    manifest::ResourceList,
     quantity::{Cpu, Memory},
 };
 
@@ -30,8 +30,20 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u32>,
-    /// Whether what runs there is a VMM, which has two devices more than a container.
-    pub is_vmm: bool,
+    /// Which devices of the machine.
+    pub devices: Devices,
+}
+
+/// Which devices of the machine what runs in a control group may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Devices {
+    /// The harmless ones.
+    #[default]
+    Usual,
+    /// Those of a VMM: a maker of links and the processor's virtual machines beside them.
+    Vmm,
+    /// All: for privileged containers.
+    All,
 }
 
 impl Limits {
@@ -49,13 +61,14 @@ impl Limits {
             cpu_quota_micros: cpu.map(quota),
             cpu_shares: Some(shares(spec.requests().0.0)),
             pids: Some(pids.unwrap_or(DEFAULT_PIDS)),
-            is_vmm: false,
+            devices: Devices::default(),
         }
     }
 
     /// Limits of one container.
     #[must_use]
-    pub fn of_container(resources: Option<&Resources>) -> Self {
+    pub fn of_container(container: &ContainerSpec) -> Self {
+        let resources = container.resources.as_ref();
         let limits = resources.and_then(|resources| resources.limits).unwrap_or_default();
         let requests = resources.and_then(|resources| resources.requests).unwrap_or_default();
         Self {
@@ -63,7 +76,7 @@ impl Limits {
             cpu_quota_micros: limits.cpu.map(|Cpu(millis)| quota(millis)),
             cpu_shares: requests.cpu.or(limits.cpu).map(|Cpu(millis)| shares(millis)),
             pids: limits.pids,
-            is_vmm: false,
+            devices: if container.is_privileged() { Devices::All } else { Devices::Usual },
         }
     }
 
@@ -99,7 +112,7 @@ fn shares(millis: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use model::ContainerSpec;
+    use model::manifest::Resources;
 
     use super::*;
 

@@ -38,6 +38,7 @@ mod local;
 mod news;
 mod observed;
 mod prepare;
+mod privileged;
 mod probing;
 mod record;
 pub mod rootfs;

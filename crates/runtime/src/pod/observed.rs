@@ -115,7 +115,7 @@ fn running_facts(record: &Record, files: &[ContainerFiles]) -> Facts {
     let started: Option<Vec<Timestamp>> = started.collect();
     Facts {
         ip: attachment.map(|own| own.ip),
-        ports: if attachment.is_some() {
+        ports: if attachment.is_some() || record.spec.spec.host_network {
             record.spec.spec.published().map(Into::into).collect()
         } else {
             Vec::new()

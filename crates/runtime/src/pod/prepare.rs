@@ -39,7 +39,7 @@ use super::{
     scaffold::{self, Scaffold},
     seccomp::{Confinement, Profile},
     shim::process::signal_number,
-    spec::{ContainerSetup, capability_names, container_spec},
+    spec::{ContainerSetup, Namespaces, capability_names, container_spec},
     volumes,
 };
 use crate::{InstanceSpec, Progress, RuntimeError};
@@ -89,8 +89,9 @@ impl PodRuntime {
             Found::Record(_) | Found::Torn { .. } => self.clear(&place, spec).await?,
             Found::Nothing => {}
         }
+        self.shared.allowed.check_host_access(&spec.spec)?;
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
-        record.ids = self.ids_for(uid)?;
+        record.ids = self.ids_for(spec)?;
         place.write(&record).map_err(|error| fault::record(uid, error))?;
         let sandbox = async {
             self.prepare_volumes(&place, spec).await?;
@@ -104,7 +105,7 @@ impl PodRuntime {
         let ready = tokio::try_join!(containers, network, timed(self.prepare_group(spec)))?;
         let (made, (attachment, network_micros), ((), limits_micros)) = ready;
         record.image_digests = made.iter().map(|one| Some(one.digest.clone())).collect();
-        record.attachment = Some(attachment);
+        record.attachment = attachment;
         let longest = |part: fn(&Made) -> u64| made.iter().map(part).max().unwrap_or_default();
         let times = StartTimes {
             sandbox_micros,
@@ -120,11 +121,12 @@ impl PodRuntime {
         place.write(&record).map_err(|error| fault::record(uid, error))
     }
 
-    /// Ids for a pod; None if this machine has no user namespaces.
-    fn ids_for(&self, uid: &str) -> Result<Option<IdRange>, RuntimeError> {
-        if !self.shared.user_namespaces {
+    /// Ids for a pod; None if this machine has no user namespaces, or the pod has what is the machine's.
+    fn ids_for(&self, spec: &InstanceSpec) -> Result<Option<IdRange>, RuntimeError> {
+        if !self.shared.user_namespaces || spec.spec.host_access().is_some() {
             return Ok(None);
         }
+        let uid = &spec.uid;
         let none = || {
             let why = "every range of user ids is taken: remove pods of this node";
             fault::words(format!("prepare instance {uid}"), Reason::SandboxFailed, why)
@@ -176,12 +178,16 @@ impl PodRuntime {
         place: &PodPlace,
         spec: &InstanceSpec,
         ids: Option<IdRange>,
-    ) -> Result<Attachment, RuntimeError> {
+    ) -> Result<Option<Attachment>, RuntimeError> {
+        let hostname = etc::hostname_of(spec);
+        if spec.spec.host_network {
+            etc::write_of_machine(&place.etc(), &hostname).map_err(fault::files)?;
+            return Ok(None);
+        }
         let owner: Owner = spec
             .uid
             .parse()
             .map_err(|error| fault::no_path(&spec.uid, io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let hostname = etc::hostname(&spec.id);
         let request = AttachRequest {
             owner,
             hostname: hostname.clone(),
@@ -192,7 +198,7 @@ impl PodRuntime {
         };
         let attachment = self.shared.network.attach(request).await.map_err(fault::attach)?;
         etc::write(&place.etc(), &hostname, attachment.ip).map_err(fault::files)?;
-        Ok(attachment)
+        Ok(Some(attachment))
     }
 
     async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
@@ -201,8 +207,7 @@ impl PodRuntime {
         let containers = spec.spec.all_containers();
         // The first process of those that share their processes has the group behind the last container's.
         let keeper = spec.spec.share_process_namespace.then(Limits::default);
-        let containers =
-            containers.map(|own| function::limits(spec, Limits::of_container(own.resources.as_ref())));
+        let containers = containers.map(|own| function::limits(spec, Limits::of_container(own)));
         let containers: Vec<Limits> = containers.chain(keeper).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
@@ -249,9 +254,8 @@ impl PodRuntime {
         let ns = place.ns();
         let setup = ContainerSetup {
             etc_dir: place.etc(),
-            namespaces: (namespace::net_path(&ns), namespace::ipc_path(&ns), namespace::uts_path(&ns)),
-            pids: spec.spec.share_process_namespace.then(|| namespace::pid_path(&ns)),
-            hostname: etc::hostname(&spec.id),
+            namespaces: Namespaces::of(&spec.spec, &ns),
+            hostname: etc::hostname_of(spec),
             machine: self.shared.machine.clone(),
             security: Security::of(&spec.spec, container),
             ids: record.ids,
@@ -300,7 +304,8 @@ fn users(ids: Option<IdRange>, ns: &Path) -> io::Result<Option<Users>> {
 /// Writes the filter of a container: the one that was made when the runtime was opened, unless it has other rights than
 /// the usual ones.
 fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<(), RuntimeError> {
-    let profile = shared.allowed.profile(&security.seccomp)?;
+    let profile =
+        if security.privileged { Profile::Unconfined } else { shared.allowed.profile(&security.seccomp)? };
     if profile == Profile::Standard && security.capabilities.iter().eq(&USUAL) {
         return shared.confinement.write(dir).map_err(fault::files);
     }

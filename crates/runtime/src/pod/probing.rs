@@ -67,7 +67,9 @@ impl PodRuntime {
         let place = self.place(uid).map_err(|error| error.sentence())?;
         match place.read() {
             Found::Record(record) => {
-                record.attachment.map(|own| own.ip).ok_or("it has no address".to_owned())
+                let own = record.attachment.map(|own| own.ip);
+                let of_machine = record.spec.spec.host_network.then_some(Ipv4Addr::LOCALHOST);
+                own.or(of_machine).ok_or("it has no address".to_owned())
             }
             Found::Nothing | Found::Torn { .. } => Err("it is not on this node".to_owned()),
         }

@@ -5,18 +5,22 @@
 //!  ImageConfig   ─┼─▶ config.json ─▶ libcontainer
 //!  what was set up┘
 //! ```
-//! *Guarantees*: the defaults are the safe ones and nothing in manifest or image changes them: capabilities of a plain
-//! service, no new privileges, kernel files hidden or read-only.
+//! *Guarantees*: the defaults are the safe ones and nothing in an image changes them: capabilities of a plain
+//! service, no new privileges, kernel files hidden or read-only. Only a privileged container has others, and only where the
+//! node's operator allows one.
 //! *Not here*: limits and devices, which are the control groups' (`cgroup`).
 
 use std::path::{Path, PathBuf};
 
 use images::ImageConfig;
-use model::{ContainerSpec, manifest::security::Security};
+use model::{ContainerSpec, WorkloadSpec, manifest::security::Security};
+use network::namespace;
 use serde_json::{Value, json};
 use userns::IdRange;
 
 use guest::accounts::Account;
+
+use super::privileged::{all_capabilities, devices};
 
 /// Where programs are looked for if the image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,10 +51,8 @@ pub struct ContainerSetup {
     pub rootfs: PathBuf,
     /// Directory with the pod's `hosts`, `hostname` and `resolv.conf`.
     pub etc_dir: PathBuf,
-    /// Files that hold the pod's namespaces: network, ipc, uts.
-    pub namespaces: (PathBuf, PathBuf, PathBuf),
-    /// File that holds the pid namespace, if the pod's containers share one.
-    pub pids: Option<PathBuf>,
+    /// Its namespaces.
+    pub namespaces: Namespaces,
     /// Ids of the pod's user namespace, if it has one.
     pub ids: Option<IdRange>,
     /// Who runs it.
@@ -65,6 +67,50 @@ pub struct ContainerSetup {
     pub volumes: Vec<Value>,
     /// What this machine can do.
     pub machine: Machine,
+}
+
+/// The namespaces of a container, beside those that are always its own. None: the machine's.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces {
+    /// File that holds the pod's network.
+    pub net: Option<PathBuf>,
+    /// File that holds the pod's memory and queues.
+    pub ipc: Option<PathBuf>,
+    /// File that holds the pod's host name.
+    pub uts: Option<PathBuf>,
+    /// Where its processes are.
+    pub pids: Pids,
+}
+
+/// Where the processes of a container are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pids {
+    /// Among themselves.
+    #[default]
+    Own,
+    /// With those of the pod's other containers, in the namespace that this file holds.
+    Pod(PathBuf),
+    /// With those of the machine.
+    Machine,
+}
+
+impl Namespaces {
+    /// Those of a pod's containers, from the directory of its namespaces.
+    #[must_use]
+    pub fn of(spec: &WorkloadSpec, dir: &Path) -> Self {
+        let own_net = !spec.host_network;
+        Self {
+            net: own_net.then(|| namespace::net_path(dir)),
+            // The machine's name goes with its network.
+            uts: own_net.then(|| namespace::uts_path(dir)),
+            ipc: (!spec.host_ipc).then(|| namespace::ipc_path(dir)),
+            pids: match (spec.host_pid, spec.share_process_namespace) {
+                (true, _) => Pids::Machine,
+                (false, true) => Pids::Pod(namespace::pid_path(dir)),
+                (false, false) => Pids::Own,
+            },
+        }
+    }
 }
 
 /// What this machine can do.
@@ -103,14 +149,14 @@ pub fn container_spec(
 ) -> Result<Value, SpecError> {
     let args = command_line(container, image)?;
     let env = environment(container, image, &setup.hostname)?;
-    let capabilities = capability_names(&setup.security);
-    let open_files = OPEN_FILES.min(setup.machine.open_files_max);
-    let (net, ipc, uts) = &setup.namespaces;
-    let pids = match &setup.pids {
-        Some(path) => json!({ "type": "pid", "path": path }),
-        None => json!({ "type": "pid" }),
+    let privileged = setup.security.privileged;
+    let capabilities: Vec<String> = if privileged {
+        all_capabilities()
+    } else {
+        capability_names(&setup.security).into_iter().map(str::to_owned).collect()
     };
-    Ok(json!({
+    let open_files = OPEN_FILES.min(setup.machine.open_files_max);
+    let mut document = json!({
         "ociVersion": "1.2.0",
         "root": { "path": setup.rootfs, "readonly": setup.security.read_only_root },
         "process": {
@@ -126,18 +172,31 @@ pub fn container_spec(
                 "inheritable": [], "ambient": [],
             },
             "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files }],
-            "noNewPrivileges": true,
+            "noNewPrivileges": !privileged,
         },
-        "mounts": mounts(&setup.etc_dir, &setup.volumes),
-        "linux": {
-            "namespaces": [
-                pids, { "type": "mount" }, { "type": "cgroup" },
-                { "type": "network", "path": net }, { "type": "ipc", "path": ipc }, { "type": "uts", "path": uts },
-            ],
-            "maskedPaths": masked_paths(setup.machine.processors),
-            "readonlyPaths": readonly_paths(&setup.machine),
-        },
-    }))
+        "mounts": mounts(setup),
+        "linux": { "namespaces": namespaces(&setup.namespaces) },
+    });
+    if privileged {
+        document["linux"]["devices"] = devices().into();
+    } else {
+        document["linux"]["maskedPaths"] = masked_paths(setup.machine.processors).into();
+        document["linux"]["readonlyPaths"] = json!(readonly_paths(&setup.machine));
+    }
+    Ok(document)
+}
+
+fn namespaces(own: &Namespaces) -> Vec<Value> {
+    let pids = match &own.pids {
+        Pids::Own => Some(json!({ "type": "pid" })),
+        Pids::Pod(path) => Some(json!({ "type": "pid", "path": path })),
+        Pids::Machine => None,
+    };
+    let always = [json!({ "type": "mount" }), json!({ "type": "cgroup" })];
+    let of_pod = [("network", &own.net), ("ipc", &own.ipc), ("uts", &own.uts)];
+    let of_pod =
+        of_pod.into_iter().filter_map(|(kind, path)| Some(json!({ "type": kind, "path": path.as_ref()? })));
+    pids.into_iter().chain(always).chain(of_pod).collect()
 }
 
 /// The capabilities of a container, by the kernel's names.
@@ -188,13 +247,14 @@ pub(super) fn environment(
     Ok(merged.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
 }
 
-fn mounts(etc_dir: &Path, volumes: &[Value]) -> Value {
+fn mounts(setup: &ContainerSetup) -> Value {
     let of_pod = |name: &str| {
         json!({
-            "destination": format!("/etc/{name}"), "type": "bind", "source": etc_dir.join(name),
+            "destination": format!("/etc/{name}"), "type": "bind", "source": setup.etc_dir.join(name),
             "options": ["bind", "nosuid", "nodev", "noexec"],
         })
     };
+    let access = if setup.security.privileged { "rw" } else { "ro" };
     let own = json!([
         { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
         {
@@ -205,27 +265,38 @@ fn mounts(etc_dir: &Path, volumes: &[Value]) -> Value {
             "destination": "/dev/pts", "type": "devpts", "source": "devpts",
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         },
-        {
-            "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        },
+        shared_memory(setup.namespaces.ipc.is_none()),
         {
             "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
             "options": ["nosuid", "noexec", "nodev"],
         },
         {
             "destination": "/sys", "type": "sysfs", "source": "sysfs",
-            "options": ["nosuid", "noexec", "nodev", "ro"],
+            "options": ["nosuid", "noexec", "nodev", access],
         },
         {
             "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
+            "options": ["nosuid", "noexec", "nodev", "relatime", access],
         },
         of_pod("resolv.conf"),
         of_pod("hosts"),
         of_pod("hostname"),
     ]);
-    Value::from_iter(own.as_array().into_iter().flatten().chain(volumes).cloned())
+    Value::from_iter(own.as_array().into_iter().flatten().chain(&setup.volumes).cloned())
+}
+
+/// The mount of shared memory. Queues need none of this: their file system is that of the namespace.
+fn shared_memory(of_machine: bool) -> Value {
+    if of_machine {
+        return json!({
+            "destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+            "options": ["bind", "nosuid", "noexec", "nodev"],
+        });
+    }
+    json!({
+        "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+        "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+    })
 }
 
 /// Control groups of v1 are each mounted apart, and writable unless said otherwise here: a container that runs as root

@@ -21,7 +21,7 @@ use runtime::pod::{
     limits::Limits,
     seccomp::{Confinement, Profile},
     shim::wire::{Answer, Call, ContainerOrder, FrameBuffer, Message, Request, encode},
-    spec::{ContainerSetup, Machine, container_spec},
+    spec::{ContainerSetup, Machine, Namespaces, container_spec},
 };
 use serde_json::{Value, json};
 
@@ -113,12 +113,11 @@ impl Bench {
             let dir = pod.container(index);
             make_rootfs(&dir.join("rootfs"));
             let setup = ContainerSetup {
-                pids: None,
                 security: Security::of(&WorkloadSpec::default(), &ContainerSpec::default()),
                 volumes: Vec::new(),
                 rootfs: dir.join("rootfs"),
                 etc_dir: etc.clone(),
-                namespaces: Default::default(),
+                namespaces: Namespaces::of(&WorkloadSpec::default(), &pod.dir),
                 ids: None,
                 user: Account::default(),
                 working_dir: PathBuf::from("/"),
@@ -155,6 +154,7 @@ impl Bench {
                 groups: self.groups.container(&pod.uid, index),
                 memory_dir: self.groups.memory_dir(&pod.uid, index),
                 shared_pids: None,
+                host_pids: false,
                 says_itself: false,
             })
             .collect();

@@ -404,6 +404,7 @@ fn containers_that_share_their_processes_see_each_other_and_outlive_each_other()
         let words = "seen() { ps | grep 'left[o]ver'; }; \
                      until seen >/dev/null; do :; done; echo seen; \
                      while seen >/dev/null; do :; done; echo gone; \
+                     while grep -q zombie /proc/[0-9]*/status; do :; done; \
                      grep -h State /proc/[0-9]*/status; cat /proc/1/cmdline; echo; \
                      cat /proc/1/maps >/dev/null || echo closed; ls /proc/1/fd || echo closed";
         let watcher = script("watcher", words);

@@ -200,3 +200,80 @@ fn profile_of_the_operator_holds_a_container_and_a_file_outside_is_none() {
         node.take_down().await;
     });
 }
+
+/// What a process of this test has: the machine's, as seen from here.
+fn own_status(field: &str) -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find(|line| line.starts_with(field)).unwrap().replace('\t', " ")
+}
+
+#[test]
+fn privileged_container_has_what_the_machine_has_and_its_neighbour_does_not() {
+    let name = "security::privileged_container_has_what_the_machine_has_and_its_neighbour_does_not";
+    in_namespaces(name, |node| async move {
+        let words = "grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; \
+                     mkdir -p /m && mount -t tmpfs none /m && echo mounted; \
+                     find /dev -type b -o -type c | grep -vE '/(pts|null|zero|full|random|urandom|tty|ptmx|console)' | sort; \
+                     grep -q ' /proc/sys ' /proc/self/mountinfo || echo open";
+        let mut main = script("main", words);
+        main.security_context =
+            Some(SecurityContext { privileged: Some(true), ..SecurityContext::default() });
+        let spec = pod(vec![main, script("side", words)]);
+        node.run(&spec).await;
+        node.ended(&spec).await;
+        let said = |container| -> Vec<String> {
+            node.output(&spec, container).iter().map(|line| line.replace('\t', " ")).collect()
+        };
+        let (main, side) = (said("main"), said("side"));
+        for line in [&own_status("CapEff:"), "NoNewPrivs: 0", "Seccomp: 0", "mounted", "open"] {
+            assert!(main.iter().any(|own| own == line), "{line}: {main:?}");
+        }
+        let devices: Vec<&String> = main.iter().filter(|line| line.starts_with("/dev/")).collect();
+        for device in &devices {
+            assert!(std::fs::metadata(device).is_ok(), "{device} is not the machine's");
+        }
+        let has_more = std::fs::read_dir("/dev").unwrap().flatten().any(|entry| entry.file_name() == "fuse");
+        assert!(!has_more || devices.iter().any(|device| *device == "/dev/fuse"), "{devices:?}");
+        for line in ["CapEff: 00000000800405fb", "NoNewPrivs: 1", "Seccomp: 2"] {
+            assert!(side.iter().any(|own| own == line), "{line}: {side:?}");
+        }
+        assert!(
+            side.len() == 3,
+            "it mounts nothing, has no device, and the settings are closed to it: {side:?}"
+        );
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn pod_in_namespaces_of_the_node_is_where_the_node_is_and_all_of_it_ends() {
+    let name = "security::pod_in_namespaces_of_the_node_is_where_the_node_is_and_all_of_it_ends";
+    in_namespaces(name, |node| async move {
+        let words = "sleep 6543 & for kind in net ipc uts pid user; do readlink /proc/self/ns/$kind; done; hostname; \
+                     cat /etc/hostname; grep -c . /proc/net/dev";
+        let mut spec = pod(vec![script("main", words)]);
+        (spec.spec.host_network, spec.spec.host_pid, spec.spec.host_ipc) = (true, true, true);
+        node.run(&spec).await;
+        let facts = node.ended(&spec).await;
+        assert_eq!(facts.exit_code, Some(0), "{facts:?}");
+        let said = node.output(&spec, "main");
+        for (kind, line) in ["net", "ipc", "uts", "pid", "user"].iter().zip(&said) {
+            let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            assert_eq!(Some(line.as_str()), own.to_str(), "{kind}");
+        }
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert_eq!([said[5].trim(), said[6].trim()], [hostname.trim(); 2]);
+        let sleeps = || {
+            let all = std::fs::read_dir("/proc").unwrap().flatten();
+            let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+            lines.filter(|line| line.starts_with(b"sleep\x006543")).count()
+        };
+        // Its first process is over, and nobody but us ends what that left behind among the node's processes.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while sleeps() > 0 {
+            assert!(std::time::Instant::now() < until, "what it began goes on");
+            tokio::task::yield_now().await;
+        }
+        node.take_down().await;
+    });
+}

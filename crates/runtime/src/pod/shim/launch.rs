@@ -200,18 +200,7 @@ fn create(
         }
     };
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
-    let mut process = ProcessFile {
-        pid,
-        start_ticks: start_ticks(pid).unwrap_or_default(),
-        boot_id: config.boot_id.clone(),
-        created_at: Timestamp::now(),
-        log: order.log.clone(),
-        stop_signal: order.stop_signal,
-        memory_dir: order.memory_dir.clone(),
-        run: order.run,
-        stdin_once: order.stdin_once,
-        group: order.shared_pids.as_ref().and_then(|_| order.groups.dir()).map(Path::to_owned),
-    };
+    let mut process = process_file(order, config, pid);
     let started = write_whole(&order.dir.join(PROCESS_FILE), &process)
         .map_err(|error| format!("writing down its process: {error}"))
         .and_then(|()| container.start().map_err(|error| chain(&error)));
@@ -236,6 +225,23 @@ fn create(
         let _ = kill_process(pid, Signal::KILL);
     }
     started
+}
+
+fn process_file(order: &ContainerOrder, config: &LaunchConfig, pid: i32) -> ProcessFile {
+    // Elsewhere the kernel ends all its processes with the first.
+    let by_group = order.host_pids || order.shared_pids.is_some();
+    ProcessFile {
+        pid,
+        start_ticks: start_ticks(pid).unwrap_or_default(),
+        boot_id: config.boot_id.clone(),
+        created_at: Timestamp::now(),
+        log: order.log.clone(),
+        stop_signal: order.stop_signal,
+        memory_dir: order.memory_dir.clone(),
+        run: order.run,
+        stdin_once: order.stdin_once,
+        group: order.groups.dir().filter(|_| by_group).map(Path::to_owned),
+    }
 }
 
 /// The container's ends of its standard files, owned by its user, so that programs that open `/dev/stdout` may.

@@ -126,6 +126,9 @@ pub struct ContainerOrder {
     pub memory_dir: Option<PathBuf>,
     /// Where its processes are, if the pod's containers share them.
     pub shared_pids: Option<SharedPids>,
+    /// Whether its processes are among the machine's.
+    #[serde(default)]
+    pub host_pids: bool,
     /// Whether the program says itself when it has begun, as one that stands for another does: until then the report
     /// stays open, as its descriptor 3.
     #[serde(default)]

@@ -30,12 +30,16 @@ fn machine() -> Machine {
 fn setup() -> ContainerSetup {
     let at = |name: &str| PathBuf::from("/state/pods/uid").join(name);
     ContainerSetup {
-        pids: None,
         security: Security::of(&model::WorkloadSpec::default(), &ContainerSpec::default()),
         volumes: Vec::new(),
         rootfs: at("c/0/rootfs"),
         etc_dir: at("etc"),
-        namespaces: (at("ns/net"), at("ns/ipc"), at("ns/uts")),
+        namespaces: Namespaces {
+            net: Some(at("ns/net")),
+            ipc: Some(at("ns/ipc")),
+            uts: Some(at("ns/uts")),
+            pids: Pids::Own,
+        },
         ids: None,
         user: Account { uid: 101, gid: 102, groups: vec![200] },
         working_dir: PathBuf::from("/srv"),

@@ -254,6 +254,7 @@ fn config(state: &Path) -> PodRuntimeConfig {
             host_paths: vec![state.with_file_name("open")],
             seccomp_profiles: Some(state.with_file_name("profiles")),
             seccomp_unconfined: true,
+            privileged: true,
         },
         keep_logs: runtime::pod::KEEP_LOGS,
         user_namespaces: true,
