@@ -53,6 +53,9 @@ pub struct NodeFacts {
     /// Whether its pods have user namespaces: `yes`, or `no` and why.
     #[serde(default)]
     pub user_namespaces: String,
+    /// What makes its containers, the usual one first: `rik` is RIK itself.
+    #[serde(default)]
+    pub runtimes: String,
     /// What its microVMs run with, or `no` and why it cannot have any.
     #[serde(default)]
     pub microvms: String,

@@ -1,6 +1,6 @@
 //! One node of a cluster of several: a riklet in a network namespace of its own.
 
-use std::{collections::BTreeMap, fs::File, os::fd::AsFd};
+use std::{collections::BTreeMap, fs::File, os::fd::AsFd, path::PathBuf};
 
 use anyhow::Context;
 use riklet::start::Volumes;
@@ -26,11 +26,28 @@ pub(crate) fn enter(layout: &Layout, name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("could not enter the network of node {name:?}"))
 }
 
-/// What the environment says about microVMs. Root file systems may come from this machine: whoever starts a cluster for
-/// himself serves them there.
-pub(crate) fn microvms() -> anyhow::Result<MicrovmConfig> {
-    let given = riklet::config::microvms_of_environment()?;
-    Ok(MicrovmConfig { allowed: given.allowed.with_loopback(), ..given })
+/// What a riklet of this cluster is told: what the environment says, since there are no flags for it here.
+pub(crate) fn config(
+    scheduler: &str,
+    name: String,
+    state_dir: PathBuf,
+) -> anyhow::Result<riklet::start::Config> {
+    let microvms = riklet::config::microvms_of_environment()?;
+    Ok(riklet::start::Config {
+        endpoints: vec![proto::channel::endpoint(scheduler)?],
+        name,
+        state_dir,
+        labels: BTreeMap::new(),
+        uplink: None,
+        allowed: riklet::config::allowed_of_environment()?,
+        default_memory: riklet::config::default_memory_of_environment()?,
+        oci_runtimes: riklet::config::oci_runtimes_of_environment(),
+        keep_logs: runtime::pod::KEEP_LOGS,
+        registries: RegistryConfig::default(),
+        shim: ShimCommand::default(),
+        // Whoever starts a cluster for himself serves root file systems from this machine.
+        microvms: MicrovmConfig { allowed: microvms.allowed.with_loopback(), ..microvms },
+    })
 }
 
 /// Runs its riklet until a signal, or, if it is `tied`, until the other end of standard input is closed.
@@ -40,18 +57,7 @@ pub(crate) async fn run(layout: &Layout, name: &str, tied: bool) -> anyhow::Resu
         follow_parent(shutdown.clone())?;
     }
     let scheduler = format!("unix:{}", layout.socket().display());
-    let config = riklet::start::Config {
-        endpoints: vec![proto::channel::endpoint(&scheduler)?],
-        name: name.to_owned(),
-        state_dir: layout.node(name),
-        labels: BTreeMap::new(),
-        uplink: None,
-        allowed: riklet::config::allowed_of_environment()?,
-        keep_logs: runtime::pod::KEEP_LOGS,
-        registries: RegistryConfig::default(),
-        shim: ShimCommand::default(),
-        microvms: microvms()?,
-    };
+    let config = config(&scheduler, name.to_owned(), layout.node(name))?;
     riklet::start::run(config, shutdown).await
 }
 

@@ -1,7 +1,7 @@
 //! Starting a cluster on this machine, and taking it away.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::File,
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{layout::Layout, node::microvms};
+use crate::{layout::Layout, node};
 
 /// Bridge that the nodes of a cluster of several hang on.
 const BRIDGE: &str = "rik-nodes";
@@ -85,18 +85,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let token = shutdown.clone();
     parts.spawn(async move { Ok(controller::start::run(config, token).await?) });
     if args.nodes == 1 {
-        let config = riklet::start::Config {
-            endpoints: vec![proto::channel::endpoint(&for_nodes.to_string())?],
-            name: riklet::facts::host_name(),
-            state_dir: layout.single_node(),
-            labels: BTreeMap::new(),
-            uplink: None,
-            allowed: riklet::config::allowed_of_environment()?,
-            keep_logs: runtime::pod::KEEP_LOGS,
-            registries,
-            shim: ShimCommand::default(),
-            microvms: microvms()?,
-        };
+        let name = riklet::facts::host_name();
+        let config = node::config(&for_nodes.to_string(), name, layout.single_node())?;
+        let config = riklet::start::Config { registries, ..config };
         let token = shutdown.clone();
         parts.spawn(async move { riklet::start::run(config, token).await });
     } else {

@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
+use model::quantity::Memory;
 use runtime::{
     microvm::{AcceleratorWish, MicrovmConfig},
-    pod::{Allowed, RegistryConfig},
+    pod::{Allowed, RegistryConfig, limits::DEFAULT_MEMORY},
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,12 @@ pub struct File {
     /// Whether containers may be privileged, and pods be in namespaces of the node.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_privileged: bool,
+    /// Memory limit of containers for which nobody says anything; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_memory: Option<Memory>,
+    /// Programs that make containers, the usual one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub oci_runtime: Vec<String>,
     /// Hours for which logs of instances that are gone are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_logs_hours: Option<u32>,
@@ -167,6 +175,30 @@ pub fn allowed_of_environment() -> anyhow::Result<Allowed> {
         seccomp_unconfined: text("RIKLET_SECCOMP_UNCONFINED") == "true",
         privileged: text("RIKLET_ALLOW_PRIVILEGED") == "true",
     })
+}
+
+/// The memory limit of containers for which nobody says anything, from what the operator says, which is 0 for none.
+#[must_use]
+pub fn default_memory(said: Option<Memory>) -> Option<Memory> {
+    Some(said.unwrap_or(DEFAULT_MEMORY)).filter(|memory| memory.0 > 0)
+}
+
+/// The same for programs that have no flag for it.
+///
+/// # Errors
+/// It is no quantity.
+pub fn default_memory_of_environment() -> anyhow::Result<Option<Memory>> {
+    let text = std::env::var_os("RIKLET_DEFAULT_MEMORY").unwrap_or_default();
+    let text = text.to_string_lossy();
+    let said = if text.is_empty() { None } else { Some(text.parse().context("RIKLET_DEFAULT_MEMORY")?) };
+    Ok(default_memory(said))
+}
+
+/// The programs that make containers, for programs that have no flags for it.
+#[must_use]
+pub fn oci_runtimes_of_environment() -> Vec<String> {
+    let text = std::env::var_os("RIKLET_OCI_RUNTIME").unwrap_or_default().to_string_lossy().into_owned();
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// What the operator says about microVMs, for programs that have no flags for it.

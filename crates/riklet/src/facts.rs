@@ -13,14 +13,21 @@ const MAX_INSTANCES: u32 = 250;
 /// Memory that is left to the machine itself: a sixteenth, but no less than this.
 const LEAST_RESERVE: u64 = 128 << 20;
 
-/// Reads what the machine is. Whether it can give pods user namespaces, and what its microVMs run with, was found out
-/// before.
+/// What was found out about the machine by trying.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Whether it can give pods user namespaces, or why not.
+    pub user_namespaces: Result<(), String>,
+    /// What its microVMs run with, or why it has none.
+    pub microvms: Result<String, String>,
+    /// What makes its containers.
+    pub runtimes: String,
+}
+
+/// Reads what the machine is, beside what was found out before.
 #[must_use]
-pub fn read(
-    labels: &BTreeMap<String, String>,
-    user_namespaces: Result<(), String>,
-    microvms: Result<String, String>,
-) -> NodeFacts {
+pub fn read(labels: &BTreeMap<String, String>, found: Found) -> NodeFacts {
+    let Found { user_namespaces, microvms, runtimes } = found;
     let total = memory_field("MemTotal:");
     let reserve = (total / 16).max(LEAST_RESERVE);
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
@@ -35,6 +42,7 @@ pub fn read(
         cgroups: cgroup_layout().to_owned(),
         user_namespaces: user_namespaces.map_or_else(|why| format!("no: {why}"), |()| "yes".to_owned()),
         kinds: if microvms.is_ok() { Kind::ALL.to_vec() } else { vec![Kind::Pod] },
+        runtimes,
         microvms: microvms.unwrap_or_else(|why| format!("no: {why}")),
         labels: all,
         cpu: Cpu(cores * 1000),
@@ -157,7 +165,12 @@ mod tests {
 
     #[test]
     fn facts_say_what_the_machine_has() {
-        let facts = read(&BTreeMap::new(), Ok(()), Err("no kernel".to_owned()));
+        let found = Found {
+            user_namespaces: Ok(()),
+            microvms: Err("no kernel".to_owned()),
+            runtimes: "rik".to_owned(),
+        };
+        let facts = read(&BTreeMap::new(), found);
         assert!(facts.cpu.0 >= 1000 && facts.memory.0 > 0, "{facts:?}");
         assert!(["v1", "hybrid", "v2"].contains(&facts.cgroups.as_str()));
     }

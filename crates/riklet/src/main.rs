@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use model::quantity::Memory;
 use riklet::{config, facts, start};
 use runtime::{
     microvm::{AcceleratorWish, Allowlist, MicrovmConfig},
@@ -89,6 +90,13 @@ struct Run {
     /// Allow containers that ask for no seccomp filter
     #[arg(long, env = "RIKLET_SECCOMP_UNCONFINED", num_args = 0..=1, default_missing_value = "true")]
     seccomp_unconfined: Option<bool>,
+    /// Memory limit of containers for which neither they nor their instance have one; 0 for none [default: 512Mi]
+    #[arg(long, env = "RIKLET_DEFAULT_MEMORY", value_name = "SIZE")]
+    default_memory: Option<Memory>,
+    /// Programs with runc's command line that make containers, with commas between them; pods that do not say which get
+    /// the first, and `rik` is RIK's own
+    #[arg(long, env = "RIKLET_OCI_RUNTIME", value_name = "NAMES", value_delimiter = ',')]
+    oci_runtime: Option<Vec<String>>,
     /// Allow privileged containers, and pods with hostNetwork, hostPID or hostIPC
     #[arg(long, env = "RIKLET_ALLOW_PRIVILEGED", num_args = 0..=1, default_missing_value = "true")]
     allow_privileged: Option<bool>,
@@ -187,6 +195,8 @@ fn run(args: Run) -> anyhow::Result<()> {
         labels,
         uplink: args.iface.filter(|name| !name.is_empty()),
         allowed,
+        default_memory: config::default_memory(args.default_memory.or(file.default_memory)),
+        oci_runtimes: args.oci_runtime.unwrap_or(file.oci_runtime),
         keep_logs,
         registries,
         shim: ShimCommand::default(),

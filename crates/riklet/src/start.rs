@@ -10,13 +10,13 @@ use std::{
 use anyhow::Context;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use model::{Clock, NodeMetrics};
+use model::{Clock, NodeMetrics, quantity::Memory};
 use runtime::{
     Runtime,
     microvm::MicrovmConfig,
     pod::{
         Allowed, Backend, KEEP_LOGS, NetworkConfig, PodRuntime, PodRuntimeConfig, RegistryConfig, Subnet,
-        link::ShimCommand,
+        link::ShimCommand, oci_runtime::OciRuntimes,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,10 @@ pub struct Config {
     pub uplink: Option<String>,
     /// What the operator allows.
     pub allowed: Allowed,
+    /// Programs that make containers, the usual one first; none: RIK itself.
+    pub oci_runtimes: Vec<String>,
+    /// Memory limit of a container for which nobody says anything; None: no limit.
+    pub default_memory: Option<Memory>,
     /// How long logs of instances that are gone are kept.
     pub keep_logs: Duration,
     /// Registries.
@@ -81,12 +85,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             "pods run without user namespaces: root in a container is root of the machine, confined"
         );
     }
-    let has_user_namespaces = user_namespaces.is_ok();
+    let runtimes = OciRuntimes::find(&config.oci_runtimes).await?;
+    let machine = Machine { user_namespaces: user_namespaces.is_ok(), runtimes: runtimes.clone() };
     let microvms = runtime::microvm::look(&config.microvms);
     if let Err(why) = &microvms {
         tracing::info!(why, "this node runs no Functions");
     }
-    let facts = facts::read(&config.labels, user_namespaces, microvms);
+    let found = facts::Found { user_namespaces, microvms, runtimes: runtimes.in_words() };
+    let facts = facts::read(&config.labels, found);
     tracing::info!(
         node.name = config.name,
         cgroups = facts.cgroups,
@@ -99,7 +105,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         name: config.name.clone(),
         facts,
         identity,
-        open_runtime: opener(config.clone(), streams.clone(), has_user_namespaces),
+        open_runtime: opener(config.clone(), streams.clone(), machine),
         measure: {
             let streams = streams.clone();
             Box::new(move || {
@@ -117,18 +123,25 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
-fn opener(config: Config, streams: Arc<Streams>, user_namespaces: bool) -> crate::agent::OpenRuntime {
+/// What was found out about the machine that its pods run by.
+#[derive(Clone, Debug, Default)]
+struct Machine {
+    user_namespaces: bool,
+    runtimes: OciRuntimes,
+}
+
+fn opener(config: Config, streams: Arc<Streams>, machine: Machine) -> crate::agent::OpenRuntime {
     Arc::new(move |subnet: String| -> BoxFuture<'static, anyhow::Result<Arc<dyn Runtime>>> {
-        let (config, streams) = (config.clone(), streams.clone());
+        let (config, streams, machine) = (config.clone(), streams.clone(), machine.clone());
         Box::pin(async move {
-            let pods = Arc::new(PodRuntime::open(pod_config(&config, &subnet, user_namespaces)?).await?);
+            let pods = Arc::new(PodRuntime::open(pod_config(&config, &subnet, machine)?).await?);
             streams.set_pods(pods.clone());
             Ok(pods as Arc<dyn Runtime>)
         })
     })
 }
 
-fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::Result<PodRuntimeConfig> {
+fn pod_config(config: &Config, subnet: &str, machine: Machine) -> anyhow::Result<PodRuntimeConfig> {
     let subnet: Subnet = subnet.parse().with_context(|| format!("could not use the addresses {subnet:?}"))?;
     let network = NetworkConfig {
         bridge: BRIDGE.to_owned(),
@@ -147,7 +160,9 @@ fn pod_config(config: &Config, subnet: &str, user_namespaces: bool) -> anyhow::R
         network,
         allowed: config.allowed.clone(),
         keep_logs: config.keep_logs,
-        user_namespaces,
+        oci_runtimes: machine.runtimes,
+        default_memory: config.default_memory,
+        user_namespaces: machine.user_namespaces,
         microvms: config.microvms.clone(),
     })
 }
@@ -202,12 +217,14 @@ pub async fn reset(state_dir: &Path, shim: ShimCommand, volumes: Volumes) -> any
             labels: BTreeMap::new(),
             uplink: None,
             allowed: Allowed::default(),
+            oci_runtimes: Vec::new(),
+            default_memory: None,
             keep_logs: KEEP_LOGS,
             registries: RegistryConfig::default(),
             shim,
             microvms: MicrovmConfig::default(),
         };
-        let pods = PodRuntime::open(pod_config(&config, &subnet, false)?).await?;
+        let pods = PodRuntime::open(pod_config(&config, &subnet, Machine::default())?).await?;
         pods.teardown().await?;
     }
     for entry in

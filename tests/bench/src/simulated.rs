@@ -78,6 +78,7 @@ fn hello(number: usize) -> FromNode {
             cgroups: "v2".into(),
             user_namespaces: "yes".to_owned(),
             microvms: String::new(),
+            runtimes: String::new(),
             kinds: vec![Kind::Pod],
             labels: BTreeMap::new(),
             cpu: Cpu(1_000_000),

@@ -203,6 +203,7 @@ impl<'a> Scheduler<'a> {
             cgroups: "v2".to_owned(),
             user_namespaces: "yes".to_owned(),
             microvms: String::new(),
+            runtimes: String::new(),
             kinds: vec![Kind::Pod],
             labels: std::collections::BTreeMap::new(),
             cpu: Cpu(2000),

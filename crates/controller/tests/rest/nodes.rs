@@ -36,7 +36,7 @@ async fn nodes_are_listed_read_and_removed_when_they_are_gone() {
     content-type: application/json
     etag: "2"
 
-    {"name":"n1","uid":"uid-n1","status":"Ready","statusSince":"2026-01-02T03:04:05Z","createdAt":"2026-01-02T03:04:05Z","podSubnet":"10.42.1.0/24","address":"192.0.2.1","architecture":"x86_64","os":"Debian GNU/Linux 12","kernel":"6.1.0","version":"0.1.0","cgroups":"v2","userNamespaces":"yes","microvms":"","kinds":["Pod"],"labels":{},"cpu":"2","memory":"1Gi","maxInstances":20,"instances":0}
+    {"name":"n1","uid":"uid-n1","status":"Ready","statusSince":"2026-01-02T03:04:05Z","createdAt":"2026-01-02T03:04:05Z","podSubnet":"10.42.1.0/24","address":"192.0.2.1","architecture":"x86_64","os":"Debian GNU/Linux 12","kernel":"6.1.0","version":"0.1.0","cgroups":"v2","userNamespaces":"yes","runtimes":"","microvms":"","kinds":["Pod"],"labels":{},"cpu":"2","memory":"1Gi","maxInstances":20,"instances":0}
     "#);
     let page = bed.get("/api/v1/nodes?limit=1").await.json();
     let next = bed

@@ -131,6 +131,11 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = false)]
     pub share_process_namespace: bool,
+    /// What makes its containers, of what the node's operator offers: `rik` for RIK itself, or the name of another program
+    /// such as `runc`. Without it, the first of the node's list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = "name", min_length = 1, max_length = 63)]
+    pub runtime_class_name: Option<String>,
     /// Whether it has the node's network instead of one of its own, where the node's operator allows it.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schema(default = false)]

@@ -146,6 +146,7 @@ fn only_of_pods(spec: &WorkloadSpec) -> impl Iterator<Item = &'static str> {
         (!spec.init_containers.is_empty(), "initContainers"),
         (!spec.volumes.is_empty(), "volumes"),
         (spec.share_process_namespace, "shareProcessNamespace"),
+        (spec.runtime_class_name.is_some(), "runtimeClassName"),
         (spec.host_network, "hostNetwork"),
         (spec.host_pid, "hostPID"),
         (spec.host_ipc, "hostIPC"),

@@ -76,6 +76,8 @@ impl PodRuntime {
             places,
             boot_id,
             allowed: config.allowed,
+            oci_runtimes: config.oci_runtimes,
+            default_memory: config.default_memory,
             volumes: LocalVolumes::new(volumes),
             deleted: Deleted::new(deleted, config.keep_logs),
             disk: Disk::default(),

@@ -104,6 +104,8 @@ enum Layout {
         used: Vec<(BTreeSet<String>, PathBuf)>,
         /// Mount points of those that containers see.
         shown: Vec<PathBuf>,
+        /// Mount points of those that we do not use: other runtimes make groups there.
+        others: Vec<PathBuf>,
     },
     /// One for all.
     Unified(PathBuf),
@@ -174,8 +176,11 @@ impl Cgroups {
     pub fn container(&self, uid: &str, index: usize) -> Groups {
         let group = |root: PathBuf| root.join(TOP).join(&self.node).join(uid).join(index.to_string());
         match &self.layout {
-            Layout::Legacy { shown, .. } => {
-                Groups::Legacy { dirs: self.roots().into_iter().map(group).collect(), shown: shown.clone() }
+            Layout::Legacy { shown, others, .. } => {
+                // Another runtime has made some there; whoever follows its container belongs in them as well.
+                let others = others.iter().cloned().map(group).filter(|dir| dir.exists());
+                let dirs = self.roots().into_iter().map(group).chain(others).collect();
+                Groups::Legacy { dirs, shown: shown.clone() }
             }
             Layout::Unified(root) => Groups::Unified { dir: group(root.clone()) },
         }
@@ -194,6 +199,12 @@ impl Cgroups {
     #[must_use]
     pub fn memory_dir(&self, uid: &str, index: usize) -> Option<PathBuf> {
         Some(self.dir_of("memory")?.join(TOP).join(&self.node).join(uid).join(index.to_string()))
+    }
+
+    /// A container's group as other runtimes are told it: below the mount point of each hierarchy.
+    #[must_use]
+    pub fn path_of(&self, uid: &str, index: usize) -> PathBuf {
+        Path::new("/").join(TOP).join(&self.node).join(uid).join(index.to_string())
     }
 
     /// Makes the pod's group and those of its containers, with their limits. Safe to repeat before the start.
@@ -282,7 +293,7 @@ impl Cgroups {
     /// If processes do not end, or a group cannot be removed.
     pub fn remove_all(&self) -> Result<(), CgroupError> {
         self.remove_below(&Path::new(TOP).join(&self.node))?;
-        for root in self.roots() {
+        for root in self.all_roots() {
             let top = root.join(TOP);
             let noted = switches::noted(&top);
             // Other nodes of this machine may live there.
@@ -298,6 +309,15 @@ impl Cgroups {
             Layout::Legacy { used, .. } => used.iter().map(|(_, root)| root.clone()).collect(),
             Layout::Unified(root) => vec![root.clone()],
         }
+    }
+
+    /// Those that we do not use as well.
+    fn all_roots(&self) -> Vec<PathBuf> {
+        let mut roots = self.roots();
+        if let Layout::Legacy { others, .. } = &self.layout {
+            roots.extend(others.iter().cloned());
+        }
+        roots
     }
 
     fn dir_of(&self, controller: &str) -> Option<PathBuf> {
@@ -397,10 +417,7 @@ impl Cgroups {
 
     fn remove_below(&self, path: &Path) -> Result<(), CgroupError> {
         let until = Instant::now() + REMOVAL_DEADLINE;
-        for root in self.roots() {
-            remove(&root.join(path), until)?;
-        }
-        Ok(())
+        self.all_roots().into_iter().try_for_each(|root| remove(&root.join(path), until))
     }
 }
 
@@ -453,7 +470,7 @@ fn unified_files(limits: &Limits) -> Vec<LimitFile> {
 fn layout_of(mountinfo: &str) -> Option<Layout> {
     let mut used: Vec<(BTreeSet<String>, PathBuf)> = Vec::new();
     let mut shown = BTreeSet::new();
-    let mut unified = None;
+    let (mut unified, mut others) = (None, BTreeSet::new());
     for line in mountinfo.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
         let (Some(mount_point), mut after) = (before.split(' ').nth(4), after.split(' ')) else { continue };
@@ -461,6 +478,9 @@ fn layout_of(mountinfo: &str) -> Option<Layout> {
         let options = after.nth(1).unwrap_or_default();
         if kind == "cgroup2" && mount_point == CGROUP_ROOT {
             unified = Some(PathBuf::from(mount_point));
+        }
+        if kind.starts_with("cgroup") && mount_point.starts_with(CGROUP_ROOT) {
+            others.insert(PathBuf::from(mount_point));
         }
         if kind == "cgroup" && mount_point.starts_with(CGROUP_ROOT) {
             let names = options.split(',').filter(|option| CONTROLLERS.contains(option));
@@ -473,7 +493,9 @@ fn layout_of(mountinfo: &str) -> Option<Layout> {
             }
         }
     }
-    let legacy = (!used.is_empty()).then(|| Layout::Legacy { used, shown: shown.into_iter().collect() });
+    others.retain(|other| !used.iter().any(|(_, own)| own == other));
+    let (shown, others) = (shown.into_iter().collect(), others.into_iter().collect());
+    let legacy = (!used.is_empty()).then_some(Layout::Legacy { used, shown, others });
     unified.map(Layout::Unified).or(legacy)
 }
 
@@ -490,10 +512,11 @@ mod tests {
 
     #[test]
     fn hybrid_machine_is_used_by_its_legacy_hierarchies() {
-        let Some(Layout::Legacy { used, shown }) = layout_of(HYBRID) else { panic!("not legacy") };
+        let Some(Layout::Legacy { used, shown, others }) = layout_of(HYBRID) else { panic!("not legacy") };
         let roots: Vec<_> = used.iter().map(|(_, root)| root.to_str().unwrap()).collect();
         assert_eq!(roots, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"]);
         assert!(used[0].0.contains("cpuacct"));
+        assert_eq!(others, ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"].map(PathBuf::from));
         assert_eq!(shown, roots.iter().map(PathBuf::from).collect::<Vec<_>>());
     }
 

@@ -258,6 +258,7 @@ impl PodRuntime {
             owner: vmm_owner(record.ids)?,
             scaffold,
             stop_signal: stop_signal(content),
+            runtime: None,
             says_itself: true,
         };
         DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;

@@ -4,7 +4,7 @@
 
 use model::{
     ContainerSpec, WorkloadSpec,
-    manifest::ResourceList,
+    manifest::{ResourceList, Resources},
     quantity::{Cpu, Memory},
 };
 
@@ -18,6 +18,9 @@ const CPU_SHARES: (u64, u64) = (2, 262_144);
 const MEMORY_MIN_BYTES: u64 = 1 << 20;
 /// Processes and threads of a pod whose manifest does not say: stops a fork bomb, suffices for a large service.
 pub const DEFAULT_PIDS: u32 = 512;
+/// Memory of a container for which nobody says anything, unless the node's operator says otherwise: one that leaks does not
+/// take the machine with it.
+pub const DEFAULT_MEMORY: Memory = Memory(512 << 20);
 
 /// Limits of one control group. None: no limit of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,15 +50,19 @@ pub enum Devices {
 }
 
 impl Limits {
-    /// Limits of the pod: its own, or else the sum over its containers where each of them has one.
+    /// Limits of the pod: its own, or else the sum over its containers where each of them has one. `default`: what the node
+    /// gives containers for which nobody says anything.
     #[must_use]
-    pub fn of_pod(spec: &WorkloadSpec) -> Self {
+    pub fn of_pod(spec: &WorkloadSpec, default: Option<Memory>) -> Self {
         let own = spec.resources.as_ref().and_then(|resources| resources.limits).unwrap_or_default();
-        let memory =
-            own.memory.map(|Memory(bytes)| bytes).or_else(|| sum(spec, |each| each.memory.map(|m| m.0)));
-        let cpu = own.cpu.map(|Cpu(millis)| millis).or_else(|| sum(spec, |each| each.cpu.map(|c| c.0)));
-        let pids =
-            own.pids.or_else(|| sum(spec, |each| each.pids.map(u64::from)).and_then(|n| n.try_into().ok()));
+        let of = |part: fn(&ResourceList) -> Option<u64>| {
+            sum(spec, move |container| container.resources.as_ref()?.limits.as_ref().and_then(part))
+        };
+        let each = |container: &ContainerSpec| Some(memory_limit(spec, container, default)?.0);
+        let memory = own.memory.map(|Memory(bytes)| bytes).or_else(|| sum(spec, each));
+        let cpu = own.cpu.map(|Cpu(millis)| millis).or_else(|| of(|each| each.cpu.map(|own| own.0)));
+        let pids = of(|each| each.pids.map(u64::from)).and_then(|count| count.try_into().ok());
+        let pids = own.pids.or(pids);
         Self {
             memory_bytes: memory.map(at_least_some),
             cpu_quota_micros: cpu.map(quota),
@@ -65,14 +72,14 @@ impl Limits {
         }
     }
 
-    /// Limits of one container.
+    /// Limits of one container of the pod.
     #[must_use]
-    pub fn of_container(container: &ContainerSpec) -> Self {
+    pub fn of_container(spec: &WorkloadSpec, container: &ContainerSpec, default: Option<Memory>) -> Self {
         let resources = container.resources.as_ref();
         let limits = resources.and_then(|resources| resources.limits).unwrap_or_default();
         let requests = resources.and_then(|resources| resources.requests).unwrap_or_default();
         Self {
-            memory_bytes: limits.memory.map(|Memory(bytes)| at_least_some(bytes)),
+            memory_bytes: memory_limit(spec, container, default).map(|Memory(bytes)| at_least_some(bytes)),
             cpu_quota_micros: limits.cpu.map(|Cpu(millis)| quota(millis)),
             cpu_shares: requests.cpu.or(limits.cpu).map(|Cpu(millis)| shares(millis)),
             pids: limits.pids,
@@ -88,14 +95,26 @@ impl Limits {
 }
 
 /// What all that run together may use: None if one of them has no limit. An init container runs before the others.
-fn sum(spec: &WorkloadSpec, of: impl Fn(&ResourceList) -> Option<u64>) -> Option<u64> {
-    let each = |container: &model::ContainerSpec| {
-        container.resources.as_ref().and_then(|resources| resources.limits.as_ref()).and_then(&of)
-    };
+fn sum(spec: &WorkloadSpec, each: impl Fn(&ContainerSpec) -> Option<u64>) -> Option<u64> {
     let (sidecars, inits): (Vec<_>, Vec<_>) = spec.init_containers.iter().partition(|own| own.is_sidecar());
-    let mut together = spec.containers.iter().chain(sidecars).map(each);
+    let mut together = spec.containers.iter().chain(sidecars).map(&each);
     let together = together.try_fold(0_u64, |total, own| own.map(|own| total.saturating_add(own)));
-    inits.into_iter().map(each).try_fold(together?, |most, own| own.map(|own| most.max(own)))
+    inits.into_iter().map(&each).try_fold(together?, |most, own| own.map(|own| most.max(own)))
+}
+
+/// Memory that a container may use by itself: its own limit, or else, if its pod has none, the node's, but no less than what
+/// it asks for.
+#[must_use]
+pub fn memory_limit(
+    spec: &WorkloadSpec,
+    container: &ContainerSpec,
+    default: Option<Memory>,
+) -> Option<Memory> {
+    let limit = |resources: Option<&Resources>| resources.and_then(|own| own.limits?.memory);
+    let request = container.resources.as_ref().and_then(|own| own.requests?.memory);
+    let default = default.filter(|_| limit(spec.resources.as_ref()).is_none());
+    limit(container.resources.as_ref())
+        .or_else(|| default.map(|default| request.map_or(default, |own| own.max(default))))
 }
 
 fn at_least_some(bytes: u64) -> u64 {
@@ -112,8 +131,6 @@ fn shares(millis: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use model::manifest::Resources;
-
     use super::*;
 
     fn container(cpu: u64, memory: Option<u64>) -> ContainerSpec {
@@ -131,7 +148,7 @@ mod tests {
             containers: vec![container(500, Some(32 << 20)), container(250, Some(16 << 20))],
             ..WorkloadSpec::default()
         };
-        let limits = Limits::of_pod(&both);
+        let limits = Limits::of_pod(&both, None);
         assert_eq!(limits.memory_bytes, Some(48 << 20));
         assert_eq!(limits.cpu_quota_micros, Some(75_000));
         assert_eq!(limits.pids, Some(DEFAULT_PIDS));
@@ -139,7 +156,8 @@ mod tests {
             containers: vec![container(500, Some(32 << 20)), container(250, None)],
             ..WorkloadSpec::default()
         };
-        assert_eq!(Limits::of_pod(&one).memory_bytes, None);
+        assert_eq!(Limits::of_pod(&one, None).memory_bytes, None);
+        assert_eq!(Limits::of_pod(&one, Some(Memory(8 << 20))).memory_bytes, Some(40 << 20));
     }
 
     #[test]
@@ -150,8 +168,24 @@ mod tests {
             resources: Some(Resources { requests: None, limits: Some(own) }),
             ..WorkloadSpec::default()
         };
-        let limits = Limits::of_pod(&spec);
+        let limits = Limits::of_pod(&spec, Some(DEFAULT_MEMORY));
         assert_eq!((limits.memory_bytes, limits.pids), (Some(64 << 20), Some(20)));
+        let free = container(0, None);
+        assert_eq!(Limits::of_container(&spec, &free, Some(DEFAULT_MEMORY)).memory_bytes, None);
+    }
+
+    #[test]
+    fn container_for_which_nobody_says_anything_has_what_its_node_gives_it_or_what_it_asks_for() {
+        let spec = WorkloadSpec::default();
+        let of = |own: &ContainerSpec| Limits::of_container(&spec, own, Some(Memory(8 << 20))).memory_bytes;
+        assert_eq!(of(&ContainerSpec::default()), Some(8 << 20));
+        assert_eq!(of(&container(0, Some(4 << 20))), Some(4 << 20));
+        let requests = ResourceList { memory: Some(Memory(16 << 20)), ..ResourceList::default() };
+        let asking = ContainerSpec {
+            resources: Some(Resources { requests: Some(requests), limits: None }),
+            ..ContainerSpec::default()
+        };
+        assert_eq!(of(&asking), Some(16 << 20));
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub mod link;
 mod local;
 mod news;
 mod observed;
+pub mod oci_runtime;
 mod prepare;
 mod privileged;
 mod probing;
@@ -69,7 +70,7 @@ use std::{
 
 use async_trait::async_trait;
 use images::{ImageStore, StoreError};
-use model::{Reason, lifecycle::Observed, manifest::health::Action};
+use model::{Reason, lifecycle::Observed, manifest::health::Action, quantity::Memory};
 use network::{Network, NetworkError};
 use tokio::sync::Semaphore;
 
@@ -83,6 +84,7 @@ use self::{
     local::LocalVolumes,
     news::News,
     observed::Circumstances,
+    oci_runtime::OciRuntimes,
     record::{Found, Places, PodPlace, Record},
     seccomp::{Confinement, SeccompError},
     shim::wire::{Answer, PodLook, Request},
@@ -111,6 +113,10 @@ pub struct PodRuntimeConfig {
     pub network: NetworkConfig,
     /// What the node's operator allows.
     pub allowed: Allowed,
+    /// What makes its containers.
+    pub oci_runtimes: OciRuntimes,
+    /// Memory limit of a container for which nobody says anything; None: no limit.
+    pub default_memory: Option<Memory>,
     /// How long logs of instances that are gone are kept.
     pub keep_logs: Duration,
     /// Whether pods have user namespaces: if [`probe_user_namespaces`] found that they can.
@@ -200,6 +206,8 @@ struct Shared {
     /// The filter of a container that asks for nothing else: compiled once.
     confinement: Confinement,
     allowed: Allowed,
+    oci_runtimes: OciRuntimes,
+    default_memory: Option<Memory>,
     volumes: LocalVolumes,
     deleted: Deleted,
     disk: Disk,

@@ -17,6 +17,7 @@ use model::{
 
 use super::{
     files::{ExitFile, ProcessFile},
+    limits,
     record::{Record, Runs, Stage},
     shim::{process::start_ticks, wire::PodLook},
 };
@@ -228,8 +229,11 @@ fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &
             format!("container {name:?} was ended because {why}")
         }
         Some(Reason::OutOfMemory) => match memory_limit(record, index) {
-            Some(limit) => {
-                format!("container {name:?} was ended because it used more memory than its limit of {limit}")
+            Some((limit, given)) => {
+                let given = if given { ", which nodes give containers without one" } else { "" };
+                format!(
+                    "container {name:?} was ended because it used more memory than its limit of {limit}{given}"
+                )
             }
             None => format!("container {name:?} was ended because memory was short"),
         },
@@ -248,11 +252,14 @@ fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &
     }
 }
 
-/// The memory limit that holds for a container: its own, or its pod's.
-fn memory_limit(record: &Record, index: usize) -> Option<Memory> {
+/// The memory limit that holds for a container: its own, or its pod's, or else the node's, and whether it is that.
+fn memory_limit(record: &Record, index: usize) -> Option<(Memory, bool)> {
     let spec = &record.spec.spec;
-    let own = spec.all_containers().nth(index).and_then(|container| container.resources.as_ref());
-    [own, spec.resources.as_ref()].into_iter().flatten().find_map(|resources| resources.limits?.memory)
+    let container = spec.all_containers().nth(index)?;
+    let resources = [container.resources.as_ref(), spec.resources.as_ref()];
+    let said = resources.into_iter().flatten().find_map(|resources| resources.limits?.memory);
+    let given = || limits::memory_limit(spec, container, record.default_memory);
+    said.map(|limit| (limit, false)).or_else(|| Some((given()?, true)))
 }
 
 fn signal_name(number: i32) -> &'static str {

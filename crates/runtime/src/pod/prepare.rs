@@ -11,7 +11,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -34,6 +34,7 @@ use super::{
     files::write_whole,
     function, given,
     limits::Limits,
+    oci_runtime::{self, Beside},
     record::{Found, PodPlace, Record, Stage},
     rootfs::{RootfsError, ensure_working_dir, resolve_user},
     scaffold::{self, Scaffold},
@@ -60,6 +61,9 @@ pub(super) struct StartFile {
     pub(super) scaffold: Option<Scaffold>,
     /// Signal that asks it to end.
     pub(super) stop_signal: i32,
+    /// The program that makes it in place of RIK's own code.
+    #[serde(default)]
+    pub(super) runtime: Option<PathBuf>,
     /// Whether its program says itself when it has begun, as one does that stands for another.
     #[serde(default)]
     pub(super) says_itself: bool,
@@ -92,6 +96,7 @@ impl PodRuntime {
         self.shared.allowed.check_host_access(&spec.spec)?;
         let mut record = Record::new(spec.clone(), self.shared.boot_id.clone());
         record.ids = self.ids_for(spec)?;
+        record.default_memory = self.shared.default_memory;
         place.write(&record).map_err(|error| fault::record(uid, error))?;
         let sandbox = async {
             self.prepare_volumes(&place, spec).await?;
@@ -102,7 +107,7 @@ impl PodRuntime {
         let containers =
             try_join_all(containers.map(|own| self.prepare_container(&place, &record, own, progress)));
         let network = timed(self.prepare_network(&place, spec, record.ids));
-        let ready = tokio::try_join!(containers, network, timed(self.prepare_group(spec)))?;
+        let ready = tokio::try_join!(containers, network, timed(self.prepare_group(&record)))?;
         let (made, (attachment, network_micros), ((), limits_micros)) = ready;
         record.image_digests = made.iter().map(|one| Some(one.digest.clone())).collect();
         record.attachment = attachment;
@@ -201,13 +206,15 @@ impl PodRuntime {
         Ok(Some(attachment))
     }
 
-    async fn prepare_group(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
+    async fn prepare_group(&self, record: &Record) -> Result<(), RuntimeError> {
+        let (spec, default) = (&record.spec, record.default_memory);
         let (cgroups, uid) = (self.shared.cgroups.clone(), spec.uid.clone());
-        let limits = function::limits(spec, Limits::of_pod(&spec.spec));
+        let limits = function::limits(spec, Limits::of_pod(&spec.spec, default));
         let containers = spec.spec.all_containers();
         // The first process of those that share their processes has the group behind the last container's.
         let keeper = spec.spec.share_process_namespace.then(Limits::default);
-        let containers = containers.map(|own| function::limits(spec, Limits::of_container(own)));
+        let containers =
+            containers.map(|own| function::limits(spec, Limits::of_container(&spec.spec, own, default)));
         let containers: Vec<Limits> = containers.chain(keeper).collect();
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
@@ -262,6 +269,7 @@ impl PodRuntime {
             volumes: volumes::mounts(place, &spec.spec, index, &container.volume_mounts),
             ..ContainerSetup::default()
         };
+        let program = self.shared.oci_runtimes.choose(spec.spec.runtime_class_name.as_deref())?;
         let (runtime, container) = (self.clone(), container.clone());
         let own = (place.clone(), spec.spec.clone(), index);
         let at_work = self.shared.busy.work_on(&spec.uid).await;
@@ -276,8 +284,12 @@ impl PodRuntime {
             let of_thread = Arc::clone(&image);
             let shared = Arc::clone(&runtime.shared);
             let write = move || {
-                confine(&shared, &setup.security, &dir)?;
-                write_container(&container, &of_thread, setup, &own)
+                let profile = confine(&shared, &setup.security, &dir)?;
+                let foreign = match program {
+                    Some(program) => Some((program, beside(&shared, &container, &setup, (&own, &profile))?)),
+                    None => None,
+                };
+                write_container(&container, &of_thread, setup, foreign, &own)
             };
             blocking(write).await.map_err(fault::files)??;
             Ok(image)
@@ -303,14 +315,29 @@ fn users(ids: Option<IdRange>, ns: &Path) -> io::Result<Option<Users>> {
 
 /// Writes the filter of a container: the one that was made when the runtime was opened, unless it has other rights than
 /// the usual ones.
-fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<(), RuntimeError> {
+fn confine(shared: &Shared, security: &Security, dir: &Path) -> Result<Profile, RuntimeError> {
     let profile =
         if security.privileged { Profile::Unconfined } else { shared.allowed.profile(&security.seccomp)? };
     if profile == Profile::Standard && security.capabilities.iter().eq(&USUAL) {
-        return shared.confinement.write(dir).map_err(fault::files);
+        shared.confinement.write(dir).map_err(fault::files)?;
+        return Ok(profile);
     }
     let own = Confinement::of(&profile, &capability_names(security)).map_err(fault::seccomp)?;
-    own.write(dir).map_err(fault::files)
+    own.write(dir).map_err(fault::files)?;
+    Ok(profile)
+}
+
+/// What another runtime is told about a container beside.
+fn beside(
+    shared: &Shared,
+    container: &ContainerSpec,
+    setup: &ContainerSetup,
+    (own, profile): (&(PodPlace, WorkloadSpec, usize), &Profile),
+) -> Result<Beside, RuntimeError> {
+    let (place, _, index) = own;
+    let seccomp = profile.document(&capability_names(&setup.security)).map_err(fault::seccomp)?;
+    let group = shared.cgroups.path_of(&place.uid(), *index);
+    Ok(Beside { group, ids: setup.ids, terminal: container.tty, seccomp })
 }
 
 /// Looks into the mounted root file system and writes what the shim and libcontainer need to know.
@@ -318,6 +345,7 @@ fn write_container(
     container: &ContainerSpec,
     image: &Image,
     mut setup: ContainerSetup,
+    foreign: Option<(PathBuf, Beside)>,
     (place, spec, index): &(PodPlace, WorkloadSpec, usize),
 ) -> Result<(), RuntimeError> {
     let config = &image.config;
@@ -347,7 +375,11 @@ fn write_container(
         "" => libc::SIGTERM,
         other => signal_number(other).unwrap_or(libc::SIGTERM),
     };
-    let start = StartFile { owner, scaffold, stop_signal, says_itself: false };
+    let runtime = foreign.map(|(program, beside)| {
+        oci_runtime::tell(&mut document, beside);
+        program
+    });
+    let start = StartFile { owner, scaffold, stop_signal, runtime, says_itself: false };
     DirBuilder::new().recursive(true).mode(0o700).create(place.logs()).map_err(fault::files)?;
     let mut path = dir.join(CONFIG_FILE);
     if has_foreign_variables(container) {

@@ -27,7 +27,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Kind, PastRun, Reason, StartTimes, WorkloadSpec, lifecycle::Facts};
+use model::{Kind, PastRun, Reason, StartTimes, WorkloadSpec, lifecycle::Facts, quantity::Memory};
 use network::Attachment;
 use serde::{Deserialize, Serialize};
 use userns::IdRange;
@@ -98,6 +98,9 @@ pub struct Record {
     /// Ids of its user namespace, if it has one.
     #[serde(default)]
     pub ids: Option<IdRange>,
+    /// Memory that its node gave each container for which nobody says anything.
+    #[serde(default)]
+    pub default_memory: Option<Memory>,
     /// Its place in the network, while it has one.
     #[serde(default)]
     pub attachment: Option<Attachment>,
@@ -122,6 +125,7 @@ impl Record {
             image_digests: vec![None; count],
             runs: vec![Runs::default(); count],
             ids: None,
+            default_memory: None,
             attachment: None,
             prepared: None,
             facts: None,

@@ -124,6 +124,7 @@ impl PodRuntime {
             groups: self.shared.cgroups.container(uid, index),
             memory_dir: self.shared.cgroups.memory_dir(uid, index),
             says_itself: start.says_itself,
+            runtime: start.runtime,
             host_pids: record.spec.spec.host_pid,
             shared_pids: record.spec.spec.share_process_namespace.then(|| self.shared_pids(place, record)),
         })
@@ -158,7 +159,8 @@ impl PodRuntime {
         }
         let Some(container) = record.spec.spec.all_containers().nth(index) else { return Ok(()) };
         let (cgroups, uid) = (self.shared.cgroups.clone(), record.spec.uid.clone());
-        let limits = function::limits(&record.spec, Limits::of_container(container));
+        let limits = Limits::of_container(&record.spec.spec, container, record.default_memory);
+        let limits = function::limits(&record.spec, limits);
         let made = blocking(move || cgroups.make_container_anew(&uid, index, &limits)).await;
         made.map_err(fault::files)?.map_err(fault::group)?;
         if record.spec.kind == Kind::Function {

@@ -155,6 +155,7 @@ impl Bench {
                 memory_dir: self.groups.memory_dir(&pod.uid, index),
                 shared_pids: None,
                 host_pids: false,
+                runtime: None,
                 says_itself: false,
             })
             .collect();

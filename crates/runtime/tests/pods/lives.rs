@@ -13,7 +13,7 @@ use model::{
     manifest::{EnvVar, ExposureKind, ResourceList, Resources},
     quantity::{Cpu, Memory},
 };
-use runtime::Runtime;
+use runtime::{Runtime, pod::PodRuntimeConfig};
 
 fn limits(memory: u64, pids: u32) -> Option<Resources> {
     let limits = ResourceList {
@@ -193,10 +193,32 @@ fn every_end_is_told_apart() {
         node.runtime.stop(&missing.uid).await.unwrap();
         let facts = node.ended(&missing).await;
         assert_eq!(facts.reason, Some(Reason::StartFailed), "{facts:?}");
-        assert_eq!(
-            facts.message.unwrap(),
-            "container \"nope\" could not be started: \"/bin/nope\" not found in the image"
-        );
+        let why = match node.has_own_runtime() {
+            true => "\"/bin/nope\" not found in the image",
+            false => "exec: \"/bin/nope\": stat /bin/nope: no such file or directory",
+        };
+        let message = facts.message.unwrap();
+        assert!(message.starts_with("container \"nope\" could not be started: "), "{message}");
+        assert!(message.ends_with(why), "{message}");
+        node.take_down().await;
+    });
+}
+
+#[test]
+fn container_for_which_nobody_says_anything_has_the_memory_that_its_node_gives() {
+    let name = "lives::container_for_which_nobody_says_anything_has_the_memory_that_its_node_gives";
+    in_namespaces(name, |node| async move {
+        let show = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let spec = pod(vec![script("show", show)]);
+        node.run(&spec).await;
+        node.ended(&spec).await;
+        assert_eq!(node.output(&spec, "show"), ["536870912"]);
+        let little = Some(Memory(16 << 20));
+        let node = node.reopen_as(|config| PodRuntimeConfig { default_memory: little, ..config }).await;
+        let spec = pod(vec![script("hungry", "dd if=/dev/zero of=/dev/null bs=64M count=1")]);
+        node.run(&spec).await;
+        let message = node.ended(&spec).await.message.unwrap_or_default();
+        assert!(message.contains("limit of 16Mi, which nodes give containers without one"), "{message}");
         node.take_down().await;
     });
 }

@@ -30,6 +30,7 @@ fn facts() -> NodeFacts {
         cgroups: "v2".to_owned(),
         user_namespaces: "yes".to_owned(),
         microvms: String::new(),
+        runtimes: String::new(),
         kinds: vec![Kind::Pod],
         labels: BTreeMap::new(),
         cpu: Cpu(2000),

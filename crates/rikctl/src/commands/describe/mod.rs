@@ -186,6 +186,7 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
     let now_known = view.metrics.as_ref().map(|metrics| &metrics.microvms);
     let microvms = now_known.into_iter().chain([&facts.microvms]).find(|words| !words.is_empty());
     sheet.maybe("MicroVMs", microvms.cloned());
+    sheet.maybe("Runtimes", Some(facts.runtimes.clone()).filter(|words| !words.is_empty()));
     sheet.field("Kinds", &facts.kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     sheet.maybe("Labels", (!facts.labels.is_empty()).then(|| pairs(&facts.labels)));
     sheet.field(

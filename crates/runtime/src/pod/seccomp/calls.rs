@@ -131,6 +131,13 @@ pub(super) fn number(name: &str) -> Option<i64> {
     all.find(|(known, _)| known.strip_prefix("SYS_") == Some(name)).map(|(_, number)| *number)
 }
 
+/// The name of a call.
+pub(super) fn name(number: i64) -> Option<&'static str> {
+    let all = [FREE, FREE_HERE, FREE_NEWER, HELD, HELD_HERE, HELD_NEWER];
+    let found = all.into_iter().flatten().find(|(_, known)| *known == number);
+    found.and_then(|(name, _)| name.strip_prefix("SYS_"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

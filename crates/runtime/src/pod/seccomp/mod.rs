@@ -94,6 +94,25 @@ pub enum Profile {
     },
 }
 
+impl Profile {
+    /// What it says for a container with these capabilities; None: nothing.
+    fn calls(&self, capabilities: &[&str]) -> Result<Option<profile::Profile>, SeccompError> {
+        Ok(Some(match self {
+            Self::Unconfined => return Ok(None),
+            Self::Standard => standard::standard(capabilities),
+            Self::File { directory, name } => document::read(&read_document(directory, name)?, capabilities)?,
+        }))
+    }
+
+    /// The same as the runtime specification has it, for other runtimes.
+    ///
+    /// # Errors
+    /// If an operator's file is of no use.
+    pub fn document(&self, capabilities: &[&str]) -> Result<Option<serde_json::Value>, SeccompError> {
+        Ok(self.calls(capabilities)?.map(|calls| calls.document()))
+    }
+}
+
 /// The filter of a container, ready to be loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Confinement {
@@ -107,14 +126,8 @@ impl Confinement {
     /// # Errors
     /// If an operator's file is of no use.
     pub fn of(profile: &Profile, capabilities: &[&str]) -> Result<Self, SeccompError> {
-        let profile = match profile {
-            Profile::Unconfined => return Ok(Self { programs: None }),
-            Profile::Standard => standard::standard(capabilities),
-            Profile::File { directory, name } => {
-                document::read(&read_document(directory, name)?, capabilities)?
-            }
-        };
-        Ok(Self { programs: Some(profile.compile()?) })
+        let calls = profile.calls(capabilities)?;
+        Ok(Self { programs: calls.map(|calls| calls.compile()).transpose()? })
     }
 
     /// Writes it into a container's directory.

@@ -13,6 +13,8 @@ use seccompiler::{
     TargetArch, sock_filter,
 };
 
+use serde_json::{Value, json};
+
 use super::{SeccompError, calls};
 
 /// Most programs of one profile: an answer for each of the usual error numbers.
@@ -75,6 +77,19 @@ impl Condition {
         };
         SeccompCondition::new(self.argument, SeccompCmpArgLen::Qword, operator, self.value).map_err(compile)
     }
+
+    fn document(self) -> Value {
+        let (operator, value, second) = match self.compared {
+            Compared::Equal => ("SCMP_CMP_EQ", self.value, 0),
+            Compared::NotEqual => ("SCMP_CMP_NE", self.value, 0),
+            Compared::Less => ("SCMP_CMP_LT", self.value, 0),
+            Compared::LessOrEqual => ("SCMP_CMP_LE", self.value, 0),
+            Compared::Greater => ("SCMP_CMP_GT", self.value, 0),
+            Compared::GreaterOrEqual => ("SCMP_CMP_GE", self.value, 0),
+            Compared::MaskedEqual(mask) => ("SCMP_CMP_MASKED_EQ", mask, self.value),
+        };
+        json!({ "index": self.argument, "op": operator, "value": value, "valueTwo": second })
+    }
 }
 
 fn compile(source: seccompiler::BackendError) -> SeccompError {
@@ -108,6 +123,45 @@ impl Profile {
             programs.push(program(passing, &self.default, &SeccompAction::Allow)?);
         }
         Ok(programs)
+    }
+
+    /// The profile as the runtime specification has it, for other runtimes.
+    pub(super) fn document(&self) -> Value {
+        let (action, number) = action_document(&self.default);
+        let architecture =
+            if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
+        let mut document = json!({ "defaultAction": action, "architectures": [architecture] });
+        if let Some(number) = number {
+            document["defaultErrnoRet"] = number.into();
+        }
+        document["syscalls"] = self.rules.iter().map(Rule::document).collect();
+        document
+    }
+}
+
+impl Rule {
+    fn document(&self) -> Value {
+        let names: Vec<&str> = self.calls.iter().filter_map(|call| calls::name(*call)).collect();
+        let (action, number) = action_document(&self.action);
+        let args: Vec<Value> = self.when.iter().map(|condition| condition.document()).collect();
+        let mut document = json!({ "names": names, "action": action, "args": args });
+        if let Some(number) = number {
+            document["errnoRet"] = number.into();
+        }
+        document
+    }
+}
+
+/// An answer by its name in the runtime specification, and its number if it has one.
+fn action_document(action: &SeccompAction) -> (&'static str, Option<u32>) {
+    match action {
+        SeccompAction::Allow => ("SCMP_ACT_ALLOW", None),
+        SeccompAction::Errno(number) => ("SCMP_ACT_ERRNO", Some(*number)),
+        SeccompAction::KillThread => ("SCMP_ACT_KILL_THREAD", None),
+        SeccompAction::KillProcess => ("SCMP_ACT_KILL_PROCESS", None),
+        SeccompAction::Log => ("SCMP_ACT_LOG", None),
+        SeccompAction::Trace(number) => ("SCMP_ACT_TRACE", Some(*number)),
+        SeccompAction::Trap => ("SCMP_ACT_TRAP", None),
     }
 }
 

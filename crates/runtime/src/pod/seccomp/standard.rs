@@ -20,7 +20,7 @@ const NEW_NAMESPACES: u64 = 0x7E02_0000;
 /// Values of `personality` (linux/personality.h): the usual one, 32 bits, the older `uname`, both, and the question.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 /// Address families of `socket` that are refused (linux/socket.h): `AF_ALG`, `AF_VSOCK`. They are not bound by the
-/// network namespace.
+/// network namespace. One family is between them.
 const REFUSED_FAMILIES: [u64; 2] = [38, 40];
 /// Calls that come with a capability.
 const WITH_CAPABILITY: [(&str, &[&str]); 3] = [
@@ -46,8 +46,15 @@ pub(super) fn standard(capabilities: &[&str]) -> Profile {
     rules.push(allowed(named(&["clone"]), vec![when(0, Compared::MaskedEqual(NEW_NAMESPACES), 0)]));
     let personalities = PERSONALITIES.map(|value| vec![when(0, Compared::Equal, value)]);
     rules.extend(personalities.map(|condition| allowed(named(&["personality"]), condition)));
-    let families = REFUSED_FAMILIES.map(|family| when(0, Compared::NotEqual, family));
-    rules.push(allowed(named(&["socket"]), families.to_vec()));
+    // Ranges and not "neither of them": other runtimes take several conditions on one argument for alternatives.
+    let [first, second] = REFUSED_FAMILIES;
+    for condition in [
+        when(0, Compared::Less, first),
+        when(0, Compared::Equal, first + 1),
+        when(0, Compared::Greater, second),
+    ] {
+        rules.push(allowed(named(&["socket"]), vec![condition]));
+    }
     rules.push(Rule {
         // Its flags are behind a pointer, where no filter can look; the C library then takes `clone`.
         calls: named(&["clone3"]),

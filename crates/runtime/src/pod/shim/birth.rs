@@ -51,6 +51,18 @@ pub(super) unsafe fn fork_into(groups: &Groups) -> io::Result<Birth> {
         }
     }
     // SAFETY: as for this function.
+    unsafe { fork_outside() }
+}
+
+/// Forks; the child is in no other groups than its parent.
+///
+/// # Errors
+/// If there can be no further process.
+///
+/// # Safety
+/// The calling process must have one thread.
+pub(super) unsafe fn fork_outside() -> io::Result<Birth> {
+    // SAFETY: as for this function.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Birth::Child { inside: false }),
@@ -83,8 +95,12 @@ unsafe fn clone_into(dir: &Path) -> io::Result<Birth> {
 pub(super) fn enter(groups: &Groups) -> io::Result<()> {
     let write = |path: &Path| OpenOptions::new().write(true).open(path)?.write_all(b"0");
     match groups {
-        // `tasks` and not `cgroup.procs`: it moves the calling thread alone, for which nobody has to wait.
-        Groups::Legacy { dirs, .. } => dirs.iter().try_for_each(|dir| write(&dir.join("tasks"))),
+        // `tasks` and not `cgroup.procs`: it moves the calling thread alone, for which nobody has to wait. The unified
+        // hierarchy of a hybrid machine has none.
+        Groups::Legacy { dirs, .. } => dirs.iter().try_for_each(|dir| match write(&dir.join("tasks")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write(&dir.join("cgroup.procs")),
+            done => done,
+        }),
         Groups::Unified { dir } => write(&dir.join("cgroup.procs")),
     }
 }

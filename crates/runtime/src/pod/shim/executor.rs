@@ -194,7 +194,7 @@ fn execute(
 
 /// Lets the program begin with no signal blocked and none ignored: the shim blocks some, the language's runtime ignores
 /// SIGPIPE, and whoever began the node may have ignored others. All of that would be inherited.
-fn forget_signals() {
+pub(super) fn forget_signals() {
     /// The kernel's own `struct sigaction`: handler, flags, restorer, mask. All zero is the default action.
     const DEFAULT: [u64; 4] = [0; 4];
     const MASK_BYTES: usize = 8;

@@ -17,7 +17,7 @@ use std::{
     io::{self, IoSlice, Read},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     panic::{AssertUnwindSafe, catch_unwind},
@@ -53,7 +53,7 @@ pub const TERMINAL_SOCKET: &str = "terminal.sock";
 /// The file system that a container's terminals are on (linux/magic.h).
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 /// Rows and columns of a terminal before somebody says otherwise.
-const FIRST_SIZE: (u16, u16) = (24, 80);
+pub(super) const FIRST_SIZE: (u16, u16) = (24, 80);
 /// Separates the pid from the words that may follow it.
 pub(super) const AFTER_PID: u8 = b'\n';
 
@@ -306,12 +306,18 @@ fn open_terminal(socket: &UnixStream, (rows, columns): (u16, u16)) -> io::Result
     unlockpt(&master)?;
     let own = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     tcsetwinsize(&own, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
+    send_terminal(socket, master.as_fd())?;
+    Ok([own.try_clone()?, own.try_clone()?, own])
+}
+
+/// Sends the outer end of a terminal over the socket.
+pub(super) fn send_terminal(socket: &UnixStream, terminal: BorrowedFd<'_>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut buffer = SendAncillaryBuffer::new(&mut space);
-    let sent = [master.as_fd()];
+    let sent = [terminal];
     buffer.push(SendAncillaryMessage::ScmRights(&sent));
     sendmsg(socket, &[IoSlice::new(b"t")], &mut buffer, SendFlags::empty())?;
-    Ok([own.try_clone()?, own.try_clone()?, own])
+    Ok(())
 }
 
 /// Closes everything but the standard files and the report, which closes itself when the program takes over.

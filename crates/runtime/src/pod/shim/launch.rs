@@ -8,7 +8,8 @@
 //! libcontainer forks with bare system calls and changes what belongs to the whole process; here it has a process of
 //! its own with one thread, and a crash or a hang in it is that process's end and nothing else.
 //!
-//! The creator is in the container's control groups from its birth; what it uses for some milliseconds counts there.
+//! The creator is in the container's control groups from its birth; what it uses for some milliseconds counts there. Another
+//! runtime than libcontainer (`foreign`) puts its init there, and stays outside itself.
 //!
 //! *Guarantees*: the creator ends with the shim, and holds no descriptor of the shim's but the report; `process.json` is there before the
 //! program may run; the report of a success comes after the program was executed.
@@ -37,8 +38,9 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    birth::{Birth, enter, fork_into},
+    birth::{Birth, enter, fork_into, fork_outside},
     executor::ProgramExecutor,
+    foreign,
     process::start_ticks,
     wire::ContainerOrder,
 };
@@ -99,7 +101,14 @@ pub fn launch(order: &ContainerOrder, config: &LaunchConfig) -> io::Result<Launc
     let (terminal, sender) =
         if order.terminal { UnixStream::pair().map(|(a, b)| (Some(a), Some(b)))? } else { (None, None) };
     // SAFETY: the shim has one thread, so the child may do whatever the parent may; it never returns.
-    match unsafe { fork_into(&order.groups) }? {
+    let birth = unsafe {
+        match &order.runtime {
+            None => fork_into(&order.groups),
+            // It moves what belongs there itself.
+            Some(_) => fork_outside(),
+        }
+    };
+    match birth? {
         Birth::Child { inside } => {
             // A creator does not outlive the shim, so the next one finds all that it will ever have done.
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
@@ -142,7 +151,7 @@ fn creator(
         if let Some(score) = config.oom_score_adj {
             let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
         }
-        if !inside {
+        if !inside && order.runtime.is_none() {
             enter(&order.groups).map_err(|error| format!("entering its control groups: {error}"))?;
         }
         create(order, config, terminal.as_ref())
@@ -172,10 +181,24 @@ fn create(
         scaffold.build()?;
     }
     // A container that an earlier attempt left half created has never run anything: it makes room.
-    let id = order.index.to_string();
-    let _ = fs::remove_dir_all(order.oci_root.join(&id));
-    let [stdin, stdout, stderr] =
-        open_stdio(order).map_err(|error| format!("its standard files: {error}"))?;
+    let _ = fs::remove_dir_all(order.oci_root.join(order.index.to_string()));
+    let stdio = open_stdio(order).map_err(|error| format!("its standard files: {error}"))?;
+    match &order.runtime {
+        None => create_here(order, config, stdio, terminal),
+        Some(program) => {
+            let pid = foreign::create(program, order, stdio, terminal)?;
+            begin(order, config, pid, |_| foreign::start(program, order))
+        }
+    }
+}
+
+/// Creates it by libcontainer.
+fn create_here(
+    order: &ContainerOrder,
+    config: &LaunchConfig,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+    terminal: Option<&UnixStream>,
+) -> Result<Report, String> {
     let (heard, said) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("a pipe: {error}"))?;
     let confinement =
         Confinement::read(&order.dir).map_err(|error| format!("its seccomp filter: {error}"))?;
@@ -184,7 +207,7 @@ fn create(
         terminal.map(AsRawFd::as_raw_fd),
         confinement,
     );
-    let built = ContainerBuilder::new(id, SyscallType::default())
+    let built = ContainerBuilder::new(order.index.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_stdin(stdin)
         .with_stdout(stdout)
@@ -200,12 +223,10 @@ fn create(
         }
     };
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
-    let mut process = process_file(order, config, pid);
-    let started = write_whole(&order.dir.join(PROCESS_FILE), &process)
-        .map_err(|error| format!("writing down its process: {error}"))
-        .and_then(|()| container.start().map_err(|error| chain(&error)));
-    drop(said);
-    let started = started.and_then(|()| {
+    begin(order, config, pid, |process| {
+        let started = container.start().map_err(|error| chain(&error));
+        drop(said);
+        started?;
         // Ends when init executes its program (the pipe closes then) or says why it cannot.
         let own = read_all(heard);
         if !own.is_empty() {
@@ -214,17 +235,32 @@ fn create(
         if order.says_itself {
             // It has begun only now, and not when its process was there.
             process.created_at = Timestamp::now();
-            write_whole(&order.dir.join(PROCESS_FILE), &process)
-                .map_err(|error| format!("writing down its process: {error}"))?;
+            write_process(order, process)?;
         }
-        Ok(Report::Runs { process })
-    });
+        Ok(())
+    })
+}
+
+/// Writes down the process of a created container, then lets its program begin. One that does not is killed.
+fn begin(
+    order: &ContainerOrder,
+    config: &LaunchConfig,
+    pid: i32,
+    start: impl FnOnce(&mut ProcessFile) -> Result<(), String>,
+) -> Result<Report, String> {
+    let mut process = process_file(order, config, pid);
+    let started = write_process(order, &process).and_then(|()| start(&mut process));
     if started.is_err()
         && let Some(pid) = Pid::from_raw(pid)
     {
         let _ = kill_process(pid, Signal::KILL);
     }
-    started
+    started.map(|()| Report::Runs { process })
+}
+
+fn write_process(order: &ContainerOrder, process: &ProcessFile) -> Result<(), String> {
+    write_whole(&order.dir.join(PROCESS_FILE), process)
+        .map_err(|error| format!("writing down its process: {error}"))
 }
 
 fn process_file(order: &ContainerOrder, config: &LaunchConfig, pid: i32) -> ProcessFile {

@@ -22,6 +22,7 @@ mod copying;
 mod exec;
 pub mod executor;
 mod exits;
+mod foreign;
 mod join;
 mod keeper;
 pub mod launch;

@@ -108,7 +108,7 @@ pub struct ContainerOrder {
     pub dir: PathBuf,
     /// File that its output goes to.
     pub log: PathBuf,
-    /// Directory for libcontainer's own state.
+    /// Directory for the runtime's own state.
     pub oci_root: PathBuf,
     /// User and group that its program runs as: they own its standard files.
     pub owner: (u32, u32),
@@ -126,6 +126,9 @@ pub struct ContainerOrder {
     pub memory_dir: Option<PathBuf>,
     /// Where its processes are, if the pod's containers share them.
     pub shared_pids: Option<SharedPids>,
+    /// The program that makes it in place of libcontainer, if it is to be another.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
     /// Whether its processes are among the machine's.
     #[serde(default)]
     pub host_pids: bool,

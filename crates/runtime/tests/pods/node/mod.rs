@@ -19,7 +19,11 @@ use model::{
 use network::{Backend, NetworkConfig, Subnet};
 use runtime::{
     InstanceSpec, Runtime,
-    pod::{Allowed, PodRuntime, PodRuntimeConfig, link::ShimCommand},
+    pod::{
+        Allowed, PodRuntime, PodRuntimeConfig,
+        link::ShimCommand,
+        oci_runtime::{OWN, OciRuntimes},
+    },
 };
 use uuid::Uuid;
 
@@ -27,22 +31,22 @@ use uuid::Uuid;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const IMAGE: &str = "127.0.0.1:1/busybox:1";
 const INSIDE: &str = "RIK_TEST_INSIDE";
+const RUNTIME: &str = "RIK_TEST_RUNTIME";
 
-/// Runs the test again in a network and mount namespace of its own, or, if it is there already, runs it.
+/// Runs the test again in a network and mount namespace of its own, or, if it is there already, runs it: first with
+/// containers that RIK makes, then with those of runc, which is the field's own answer to what a container is.
 pub fn in_namespaces<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Node) -> F) {
+    run(name, &[OWN, "runc"], test);
+}
+
+/// The same for what only RIK's own containers are.
+pub fn in_namespaces_of_rik<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Node) -> F) {
+    run(name, &[OWN], test);
+}
+
+fn run<F: Future<Output = ()>>(name: &str, runtimes: &[&str], test: impl FnOnce(Node) -> F) {
     if std::env::var_os(INSIDE).is_none() {
-        let own = std::env::current_exe().unwrap();
-        let state = tempfile::tempdir().unwrap();
-        let status = Command::new("unshare")
-            .args(["--mount", "--net", "--propagation", "private"])
-            .arg(own)
-            .args([name, "--exact", "--nocapture"])
-            .env(INSIDE, state.path())
-            .status()
-            .unwrap();
-        let left = left_behind(state.path());
-        assert!(status.success(), "{name} failed inside its namespaces; left behind: {left:?}");
-        assert!(left.is_empty(), "left behind: {left:?}");
+        runtimes.iter().for_each(|runtime| run_inside(name, runtime));
         return;
     }
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
@@ -55,6 +59,22 @@ pub fn in_namespaces<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Node)
         drop(cleaner);
         tried.expect("the test ends in time");
     });
+}
+
+fn run_inside(name: &str, runtime: &str) {
+    let own = std::env::current_exe().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let status = Command::new("unshare")
+        .args(["--mount", "--net", "--propagation", "private"])
+        .arg(own)
+        .args([name, "--exact", "--nocapture"])
+        .env(INSIDE, state.path())
+        .env(RUNTIME, runtime)
+        .status()
+        .unwrap();
+    let left = left_behind(state.path());
+    assert!(status.success(), "{name} failed with containers of {runtime}; left behind: {left:?}");
+    assert!(left.is_empty(), "left behind with containers of {runtime}: {left:?}");
 }
 
 /// What of this state directory is still on the machine.
@@ -106,11 +126,16 @@ pub struct Node {
 impl Node {
     async fn open() -> Self {
         let state = PathBuf::from(std::env::var_os(INSIDE).unwrap()).join("state");
-        let runtime = PodRuntime::open(config(&state)).await.unwrap();
+        let runtime = PodRuntime::open(config(&state).await).await.unwrap();
         let archive = image(IMAGE, "");
         runtime.images().load(std::io::Cursor::new(archive)).await.unwrap();
         let name = node_name(state.parent().unwrap());
         Self { runtime, state, name }
+    }
+
+    /// Whether RIK makes its containers itself.
+    pub fn has_own_runtime(&self) -> bool {
+        std::env::var(RUNTIME).unwrap() == OWN
     }
 
     /// Adds an image whose configuration names this user, and gives its name.
@@ -169,7 +194,7 @@ impl Node {
         // What it had started goes on in tasks for a moment and holds the store's lock.
         let until = tokio::time::Instant::now() + DEADLINE;
         let runtime = loop {
-            match PodRuntime::open(change(config(&state))).await {
+            match PodRuntime::open(change(config(&state).await)).await {
                 Ok(runtime) => break runtime,
                 Err(error) => assert!(tokio::time::Instant::now() < until, "{error:?}"),
             }
@@ -243,7 +268,8 @@ impl Node {
     }
 }
 
-fn config(state: &Path) -> PodRuntimeConfig {
+async fn config(state: &Path) -> PodRuntimeConfig {
+    let runtimes = OciRuntimes::find(&[std::env::var(RUNTIME).unwrap()]).await;
     let program = PathBuf::from(env!("CARGO_BIN_EXE_shim-for-tests"));
     PodRuntimeConfig {
         state_dir: state.to_owned(),
@@ -256,6 +282,9 @@ fn config(state: &Path) -> PodRuntimeConfig {
             seccomp_unconfined: true,
             privileged: true,
         },
+        oci_runtimes: runtimes
+            .expect("runc is there: it is one of the packages that `cargo xtask test` asks for"),
+        default_memory: Some(runtime::pod::limits::DEFAULT_MEMORY),
         keep_logs: runtime::pod::KEEP_LOGS,
         user_namespaces: true,
         microvms: runtime::microvm::MicrovmConfig::default(),
