@@ -22,7 +22,8 @@ const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of a gzip layer.
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// Annotations that carry an image's name in an archive: the standard one, and the one that container engines prefer.
-const NAME_ANNOTATIONS: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+pub(crate) const NAME_ANNOTATIONS: [&str; 2] =
+    ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
 
 /// One regular file of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +131,7 @@ fn config_document(spec: &PackSpec, diff_ids: &[Digest]) -> serde_json::Value {
     })
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
     json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() })
 }
 
@@ -168,7 +169,12 @@ fn layer_tar(files: &[PackFile]) -> io::Result<Vec<u8>> {
     archive.into_inner()
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn append(
+    archive: &mut tar::Builder<impl Write>,
+    path: &str,
+    mode: u32,
+    bytes: &[u8],
+) -> io::Result<()> {
     archive.append_data(&mut header(mode, bytes.len() as u64), path, bytes)
 }
 

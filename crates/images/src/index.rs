@@ -51,6 +51,9 @@ pub(crate) struct ManifestRecord {
 pub(crate) struct LayerRecord {
     /// Uncompressed size.
     pub(crate) bytes: u64,
+    /// Whether it has directories that it may not describe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) implied: bool,
 }
 
 impl Default for Index {
@@ -131,7 +134,9 @@ mod tests {
             let record = NameRecord { digest: digest("i"), manifest: digest(manifest), pulled };
             index.names.insert(name.to_owned(), record);
             let layers: Vec<Digest> = layers.iter().map(|layer| digest(layer)).collect();
-            index.layers.extend(layers.iter().map(|layer| (*layer, LayerRecord { bytes: 5 })));
+            index
+                .layers
+                .extend(layers.iter().map(|layer| (*layer, LayerRecord { bytes: 5, implied: false })));
             index
                 .manifests
                 .insert(digest(manifest), ManifestRecord { config: digest("c"), layers, boot: None });

@@ -3,6 +3,7 @@
 //! ```text
 //! Reference ─▶ ImageStore::ensure ─▶ registry ─▶ document ─▶ unpack ─┐
 //! archive   ─▶ ImageStore::load   ─▶ spool    ─▶ document ─▶ unpack ─┴▶ layers/ + list ─▶ Image
+//! Image     ─▶ ImageStore::save ─▶ archive
 //! Image     ─▶ ImageStore::mount_rootfs ─▶ overlay of the layers and a writable one
 //! ```
 //!
@@ -23,6 +24,7 @@ mod document;
 mod download;
 mod flight;
 mod image;
+mod implied;
 mod index;
 mod limits;
 mod load;
@@ -32,6 +34,8 @@ mod pull;
 mod reference;
 mod registry;
 mod removal;
+mod repack;
+mod save;
 mod settling;
 mod snapshot;
 mod spool;
@@ -50,6 +54,7 @@ pub use login::{LoginError, Logins};
 pub use pull::Wish;
 pub use reference::{Reference, ReferenceError, ReferenceFault};
 pub use registry::RegistryError;
+pub use save::SaveError;
 pub use snapshot::{SnapshotError, Users, check_rootfs};
 pub use store::ImageStore;
 pub use unpack::{NameFault, UnpackError, unpack_archive};

@@ -27,9 +27,9 @@ use crate::{Digest, Reference};
 /// Annotations that name an image, the more complete first.
 const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 /// Media type of an uncompressed layer, for manifests that are written here.
-const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Media type of a configuration.
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 impl ImageStore {
     /// Reads an archive to its end and puts its images into the store, replacing those of the same name.

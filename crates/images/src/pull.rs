@@ -353,9 +353,9 @@ pub(crate) fn unpack_layer(
     let promise = Promise { carried, diff_id: Some(diff_id) };
     let temporary = || StoreError::io("use", store.root.join("tmp"));
     let stage = store.stage().map_err(temporary()).map_err(LayerFault::Store)?;
-    let bytes = unpack(source, promise, &stage.tree(), &stage.join("bin")).map_err(LayerFault::Unpack)?;
-    store.adopt_layer(&stage, diff_id, bytes).map_err(LayerFault::Store)?;
-    Ok(bytes)
+    let unpacked = unpack(source, promise, &stage.tree(), &stage.join("bin")).map_err(LayerFault::Unpack)?;
+    store.adopt_layer(&stage, diff_id, unpacked).map_err(LayerFault::Store)?;
+    Ok(unpacked.bytes)
 }
 
 impl LayerFault {

@@ -5,6 +5,7 @@
 //! root/images/         index.json: names → manifests → layers
 //! root/blobs/sha256/   manifests and configurations, by digest
 //! root/layers/         unpacked layers, by the hex of their diffID
+//! root/directories/    what some images have on top of their layers (`implied`), by the hex of their manifest
 //! root/leases/         which root filesystems stand on which image
 //! root/tmp/            whatever is not complete; emptied when the store is opened
 //! ```
@@ -17,7 +18,7 @@
 //! *Guarantees*: one process at a time; a listed image is complete; a layer in use, or about to be, is not removed.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 
 use crate::document::Config;
 use crate::image::{Image, ImageSummary, RemoveError, StoreError};
+use crate::implied::directories_path;
 use crate::index::{Index, LayerRecord, ManifestRecord, NameRecord, write_whole};
 use crate::limits::LAYERS_AT_ONCE_TOTAL;
 use crate::pull::{ImageFlights, LayerFlights};
@@ -39,7 +41,7 @@ use crate::registry::Registry;
 use crate::removal::{Bin, remove_tree};
 use crate::settling;
 use crate::snapshot::Leases;
-use crate::unpack::OPAQUE;
+use crate::unpack::{OPAQUE, Unpacked};
 use crate::{Digest, Reference, RegistryConfig};
 
 /// How long another holder of the lock may take to let go: one that is ending may still be writing the list.
@@ -105,7 +107,7 @@ impl ImageStore {
     pub fn open(root: &Path, config: RegistryConfig) -> Result<Self, StoreError> {
         config.check().map_err(StoreError::Config)?;
         let registry = Registry::new(&config).map_err(StoreError::Registry)?;
-        for directory in ["", "images", "blobs", "blobs/sha256", "layers", "leases", "tmp"] {
+        for directory in ["", "images", "blobs", "blobs/sha256", "layers", "directories", "leases", "tmp"] {
             make_directory(&root.join(directory))?;
         }
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
@@ -206,10 +208,21 @@ impl Inner {
         Some(image)
     }
 
+    /// Of an image: the file with its configuration, and the diffIDs of its layers, lowest first.
+    pub(crate) fn content(&self, manifest: Digest) -> Option<(PathBuf, Vec<Digest>)> {
+        let state = self.state();
+        let record = state.index.manifests.get(&manifest)?;
+        Some((blob_path(&self.root, record.config), record.layers.clone()))
+    }
+
     /// Uncompressed size of a layer, if it is here and complete.
     pub(crate) fn layer_bytes(&self, diff_id: Digest) -> Option<u64> {
+        self.layer(diff_id).map(|layer| layer.bytes)
+    }
+
+    fn layer(&self, diff_id: Digest) -> Option<LayerRecord> {
         let state = self.state();
-        state.index.layers.get(&diff_id).or_else(|| state.loose.get(&diff_id)).map(|layer| layer.bytes)
+        state.index.layers.get(&diff_id).or_else(|| state.loose.get(&diff_id)).copied()
     }
 
     /// Keeps layers from being removed, whether they are here already or not.
@@ -234,7 +247,12 @@ impl Inner {
     }
 
     /// Moves an unpacked layer into place. If somebody was faster, theirs stays.
-    pub(crate) fn adopt_layer(&self, stage: &Stage, diff_id: Digest, bytes: u64) -> Result<(), StoreError> {
+    pub(crate) fn adopt_layer(
+        &self,
+        stage: &Stage,
+        diff_id: Digest,
+        Unpacked { bytes, implied }: Unpacked,
+    ) -> Result<(), StoreError> {
         let place = layer_path(&self.root, diff_id);
         let mut state = self.state();
         match rustix::fs::rename(stage.tree(), &place) {
@@ -242,7 +260,7 @@ impl Inner {
             Err(fault) => return Err(StoreError::io("move a layer to", place)(fault.into())),
         }
         if !state.index.layers.contains_key(&diff_id) {
-            state.loose.insert(diff_id, LayerRecord { bytes });
+            state.loose.insert(diff_id, LayerRecord { bytes, implied });
         }
         Ok(())
     }
@@ -285,9 +303,10 @@ impl Inner {
         }
         let mut index = self.state().index.clone();
         for diff_id in &arrival.config.diff_ids {
-            let bytes = self.layer_bytes(*diff_id).unwrap_or_default();
-            index.layers.insert(*diff_id, LayerRecord { bytes });
+            let record = self.layer(*diff_id).unwrap_or(LayerRecord { bytes: 0, implied: false });
+            index.layers.insert(*diff_id, record);
         }
+        self.complete(manifest, &arrival.config.diff_ids, &index)?;
         // What is here under another name may be on disk already.
         index.manifests.entry(manifest).or_insert_with(|| ManifestRecord {
             config,
@@ -373,6 +392,8 @@ impl Inner {
         }
         for (digest, record) in before.manifests {
             if !state.index.manifests.contains_key(&digest) {
+                // Few have any.
+                let _ = fs::rename(directories_path(&self.root, digest), stage.join(&digest.hex()));
                 for blob in [digest, record.config] {
                     let kept = state.index.manifests.values().any(|other| other.config == blob);
                     if !kept {
@@ -513,7 +534,7 @@ fn describe(root: &Path, reference: Reference, name: &NameRecord, config: Config
         digest: name.digest,
         manifest: name.manifest,
         size_bytes: config.diff_ids.iter().map(bytes).sum(),
-        layers: overlay_layers(root, &config.diff_ids),
+        layers: overlay_layers(root, &config.diff_ids, name.manifest),
         created: config.created,
         config: config.run,
         pulled: name.pulled,
@@ -522,8 +543,9 @@ fn describe(root: &Path, reference: Reference, name: &NameRecord, config: Config
 
 /// The layers that an overlay needs, lowest first: of one that occurs twice the upper (an overlay takes each directory
 /// once, and the lower could add nothing), and nothing below one that hides everything.
-fn overlay_layers(root: &Path, diff_ids: &[Digest]) -> Vec<PathBuf> {
-    let mut layers = Vec::new();
+fn overlay_layers(root: &Path, diff_ids: &[Digest], manifest: Digest) -> Vec<PathBuf> {
+    let directories = directories_path(root, manifest);
+    let mut layers: Vec<PathBuf> = directories.is_dir().then_some(directories).into_iter().collect();
     for diff_id in diff_ids.iter().rev() {
         let path = layer_path(root, *diff_id);
         if layers.contains(&path) {
@@ -546,7 +568,10 @@ fn clear_unlisted(root: &Path, index: &Index) -> Result<(), StoreError> {
     let manifests = index.manifests.iter();
     let blobs: Vec<String> =
         manifests.flat_map(|(digest, manifest)| [digest.hex(), manifest.config.hex()]).collect();
-    for (directory, listed) in [(root.join("layers"), layers), (root.join("blobs/sha256"), blobs)] {
+    let own: Vec<String> = index.manifests.keys().map(Digest::hex).collect();
+    for (directory, listed) in
+        [(root.join("layers"), layers), (root.join("directories"), own), (root.join("blobs/sha256"), blobs)]
+    {
         let listed: std::collections::BTreeSet<String> = listed.into_iter().collect();
         let entries = std::fs::read_dir(&directory).map_err(StoreError::io("read", &directory))?;
         for entry in entries {

@@ -112,6 +112,11 @@ pub enum StreamRequest {
         /// Which one.
         reference: String,
     },
+    /// An image of the node, as the bytes of an archive.
+    SaveImage {
+        /// Which one.
+        reference: String,
+    },
     /// An image archive follows; the answer is a JSON array of the references that were loaded.
     LoadImage,
 }

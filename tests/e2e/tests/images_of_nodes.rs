@@ -1,7 +1,8 @@
 //! The images of nodes: listed, pulled before they are needed, and removed when nothing uses them.
 
 use e2e::api::text;
-use e2e::manifest::pod;
+use e2e::lab::{Lab, NODE};
+use e2e::manifest::{pod, web};
 use e2e::{image, story};
 use serde_json::json;
 
@@ -44,5 +45,34 @@ fn images_are_pulled_and_removed_by_hand_and_what_is_used_stays() {
         let said = lab.rikctl(&["image", "prune"]).good();
         assert!(said.contains("app:1"), "{said}");
         assert!(lab.rikctl(&["image", "prune"]).good().contains("has no image that nothing uses"));
+    });
+}
+
+#[test]
+fn image_is_saved_on_one_node_and_loaded_where_it_was_not() {
+    story(|lab| {
+        lab.cluster();
+        let file = Lab::root().join("hello.tar");
+        let at = file.to_str().expect("words");
+        let said = lab.rikctl(&["image", "save", "hello:1", "-o", at]).good();
+        assert_eq!(said, format!("image hello:1 of node {NODE} saved as {at}\n"));
+        assert!(lab.rikctl(&["image", "rm", "hello:1"]).good().contains("removed"));
+        let said = lab.rikctl(&["image", "save", "hello:1", "-o", at]).bad(1);
+        assert!(said.contains("there is no image docker.io/library/hello:1 on this node"), "{said}");
+        assert!(file.exists(), "what is there stays when nothing comes instead");
+        let said = lab.rikctl(&["image", "load", at]).good();
+        assert_eq!(said, format!("image docker.io/library/hello:1 loaded on node {NODE}\n"));
+        lab.api().run(&web("page", 8080));
+        assert!(lab.page("http://127.0.0.1:8080/").contains("RIK"));
+        // What others make of it.
+        for form in ["oci-archive", "docker-archive"] {
+            let mut inspect = std::process::Command::new("skopeo");
+            let inspect = inspect.args(["inspect", "--config"]).arg(format!("{form}:{at}"));
+            let seen = inspect.output().expect("skopeo is installed");
+            assert!(String::from_utf8_lossy(&seen.stdout).contains("/bin/hello"), "{form}: {seen:?}");
+        }
+        let nowhere = Lab::root().join("no/where.tar");
+        let said = lab.rikctl(&["image", "save", "hello:1", "-o", nowhere.to_str().expect("words")]).bad(1);
+        assert!(said.contains("cannot be written: no such file"), "{said}");
     });
 }

@@ -69,6 +69,7 @@ async fn the_document_lists_every_route() {
     GET /api/v1/nodes/{name}/images list_images 200,default
     POST /api/v1/nodes/{name}/images load_image 200,default
     DELETE /api/v1/nodes/{name}/images remove_images 200,default
+    GET /api/v1/nodes/{name}/images/archive save_image 200,default
     POST /api/v1/nodes/{name}/images/pull pull_image 200,default
     GET /api/v1/nodes/{name}/volumes list_volumes 200,default
     DELETE /api/v1/nodes/{name}/volumes/{volume} remove_volume 204,default

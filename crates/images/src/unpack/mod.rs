@@ -6,8 +6,8 @@
 //! *Guarantees*: nothing outside of the directory is touched; size, digest and diffID are as promised, over every byte;
 //! the limits of [`crate::limits`] hold.
 //!
-//! *Not here*: device nodes (left out), sparse files (refused), attributes of directories that a layer does not
-//! describe (they get 0755 and root, as in other engines).
+//! *Not here*: device nodes (left out), sparse files (refused), attributes of directories that a layer does not describe
+//! (they get 0755 and root, and a mark: see `implied`).
 
 mod entry;
 mod name;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, open};
 
 pub use name::NameFault;
+pub(crate) use name::{OPAQUE as OPAQUE_NAME, WHITEOUT as WHITEOUT_PREFIX};
 pub(crate) use stream::LayerStream;
 pub(crate) use tree::OPAQUE;
 
@@ -129,27 +130,38 @@ pub(crate) struct Promise {
 /// # Errors
 /// It is no archive, one that is beyond a limit, or one that cannot be written.
 pub fn unpack_archive(source: impl Read, root: &Path, bin: &Path) -> Result<u64, UnpackError> {
-    unpack(source, Promise { carried: None, diff_id: None }, root, bin)
+    unpack(source, Promise { carried: None, diff_id: None }, root, bin).map(|unpacked| unpacked.bytes)
 }
 
-/// Unpacks `source` into the empty directory `root` and gives the uncompressed size. `bin` is scratch beside it.
+/// A layer that was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unpacked {
+    /// Its uncompressed size.
+    pub(crate) bytes: u64,
+    /// Whether directories below its root may be marked as not described.
+    pub(crate) implied: bool,
+}
+
+/// Unpacks `source` into the empty directory `root`. `bin` is scratch beside it.
 pub(crate) fn unpack(
     source: impl Read,
     promise: Promise,
     root: &Path,
     bin: &Path,
-) -> Result<u64, UnpackError> {
+) -> Result<Unpacked, UnpackError> {
     let prepare = |source: io::Error| UnpackError::Clear { source: source.into() };
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = open(root, directory, Mode::empty()).map_err(|fault| prepare(fault.into()))?;
     let tree = tree::Tree::new(root, Bin::open(bin).map_err(prepare)?);
+    tree.begin().map_err(prepare)?;
     let declared = promise.carried.map(|(_, bytes)| bytes);
     let mut stream = LayerStream::open(source, declared).map_err(UnpackError::of_stream)?;
-    let written =
-        write_entries(&mut stream, tree).and_then(|()| stream.read_rest().map_err(UnpackError::of_stream));
-    if let Err(fault) = written {
-        return Err(real_fault(fault, stream, promise));
-    }
+    let written = write_entries(&mut stream, tree)
+        .and_then(|implied| stream.read_rest().map(|()| implied).map_err(UnpackError::of_stream));
+    let implied = match written {
+        Ok(implied) => implied,
+        Err(fault) => return Err(real_fault(fault, stream, promise)),
+    };
     let sums = stream.sums();
     if let Some((expected, declared)) = promise.carried {
         if sums.carried_bytes != declared {
@@ -162,7 +174,7 @@ pub(crate) fn unpack(
     if let Some(expected) = promise.diff_id.filter(|expected| *expected != sums.plain_digest) {
         return Err(UnpackError::DiffId { expected, found: sums.plain_digest });
     }
-    Ok(sums.plain_bytes)
+    Ok(Unpacked { bytes: sums.plain_bytes, implied })
 }
 
 /// A stream that broke off or was altered shows as any odd fault of tar or compression: says what it really was.
@@ -177,13 +189,16 @@ fn real_fault(fault: UnpackError, stream: LayerStream<impl Read>, promise: Promi
     }
 }
 
-fn write_entries(stream: &mut LayerStream<impl Read>, mut tree: tree::Tree) -> Result<(), UnpackError> {
+/// Says whether directories may be marked.
+fn write_entries(stream: &mut LayerStream<impl Read>, mut tree: tree::Tree) -> Result<bool, UnpackError> {
     let mut archive = tar::Archive::new(stream);
     let mut entries = Entries::of(&mut archive, ENTRIES_MAX).map_err(UnpackError::of_stream)?;
     while let Some((entry, mut body)) = entries.next().map_err(UnpackError::of_stream)? {
         tree.apply(&entry, &mut body)?;
     }
-    tree.finish()
+    let implied = tree.has_implied();
+    tree.finish()?;
+    Ok(implied)
 }
 
 /// The beginning of a raw name, for a message.

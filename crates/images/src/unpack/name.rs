@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use crate::limits::PATH_BYTES_MAX;
 
 /// Names that begin so are instructions to the unpacker; none is ever created.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The instruction that hides all of a directory's lower content.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Book-keeping of a union filesystem that wrote layers long ago.
 const FOREIGN: &[u8] = b".wh..wh.";
 

@@ -18,14 +18,15 @@ use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat,
-    symlinkat, unlinkat, utimensat,
+    chownat, fchmod, fchown, fremovexattr, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2,
+    statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind, Time};
 use super::name::{Place, place};
 use super::{NameFault, UnpackError};
+use crate::implied::MARK;
 use crate::limits::{DIRECTORY_PATH_BYTES_MAX, ENTRIES_MAX};
 use crate::removal::Bin;
 
@@ -80,6 +81,16 @@ impl Tree {
         }
     }
 
+    /// Marks the root: it is not described before an entry does.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        Ok(fsetxattr(&*self.root, MARK, b"y", XattrFlags::empty())?)
+    }
+
+    /// Whether a directory was made that its entry did not come before, and perhaps never came.
+    pub(super) const fn has_implied(&self) -> bool {
+        self.implied > 0
+    }
+
     /// Writes one entry; `body` is the content of a file.
     pub(super) fn apply(&mut self, entry: &Entry, body: &mut impl Read) -> Result<(), UnpackError> {
         let at = place(&entry.path).map_err(Fault::Name).and_then(|place| match place {
@@ -111,6 +122,7 @@ impl Tree {
         }
         let root = Rc::clone(&self.root);
         self.adorn_directory(&root, entry)?;
+        describe(&root)?;
         self.remember_time(PathBuf::from("."), entry.modified)
     }
 
@@ -141,6 +153,9 @@ impl Tree {
         let directory = openat(at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
             .map_err(while_doing("open the directory"))?;
         self.adorn_directory(&directory, entry)?;
+        if self.implied > 0 {
+            describe(&directory)?;
+        }
         self.remember_time(parent.join(name), entry.modified)
     }
 
@@ -293,6 +308,7 @@ impl Tree {
             .map_err(while_doing("open its directory"))?;
         // Not by mkdir, which the process's umask would narrow.
         fchmod(&directory, Mode::from_raw_mode(0o755)).map_err(while_doing("set its directory's mode"))?;
+        mark(&directory)?;
         Ok(directory)
     }
 
@@ -381,6 +397,19 @@ fn set_opaque(directory: &OwnedFd) -> Outcome<()> {
 
 /// Sets the attributes that mean something inside an image; those that steer an overlay mount are left out, as are
 /// labels of the machine that built it.
+/// Marks a directory as one that no entry describes.
+fn mark(directory: &OwnedFd) -> Outcome<()> {
+    fsetxattr(directory, MARK, b"y", XattrFlags::empty()).map_err(while_doing("mark its directory"))
+}
+
+/// An entry describes the directory.
+fn describe(directory: &OwnedFd) -> Outcome<()> {
+    match fremovexattr(directory, MARK) {
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(fault) => Err(Fault::System("mark the directory", fault)),
+    }
+}
+
 fn set_xattrs(file: impl std::os::fd::AsFd, entry: &Entry) -> Outcome<()> {
     for (name, value) in &entry.xattrs {
         let is_user = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");

@@ -8,6 +8,7 @@ mod mounting;
 mod pulling;
 mod real_registry;
 mod refusing;
+mod saving;
 mod sharing;
 mod storing;
 mod support;

@@ -1,8 +1,10 @@
 //! `rikctl image`: the images on nodes, and bringing one there without a registry.
 
 use std::{
-    fs::File,
-    io::{self, Read, Seek as _},
+    fs::{File, Permissions},
+    io::{self, IsTerminal as _, Read, Seek as _, Write},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand};
@@ -12,7 +14,8 @@ use model::api::{ImageView, ImagesRemoved};
 use super::on_nodes::{Listing, nodes, take_away};
 use crate::{
     age::since,
-    client::{Client, segment},
+    client::{Client, segment, with_query},
+    exit::Exit,
     failure::{Failure, Report, plain},
     listed::bytes,
     noun::Noun,
@@ -23,6 +26,8 @@ use crate::{
 
 /// Characters of a digest that people compare.
 const SHORT_DIGEST: usize = 19;
+/// Bytes of an archive that are passed on at a time.
+const COPIED_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
@@ -33,6 +38,8 @@ pub(crate) enum ImageCommand {
     Pull(PullArgs),
     /// Bring an image from an archive (OCI or docker save) to nodes.
     Load(LoadArgs),
+    /// Write an image of a node to an archive, which `load` and `docker load` read.
+    Save(SaveArgs),
     /// Remove images from nodes. One that a container stands on stays.
     #[command(visible_alias = "remove")]
     Rm(RemoveArgs),
@@ -48,6 +55,19 @@ pub(crate) struct PullArgs {
     /// Only to this node; repeatable. Otherwise to every node that is ready.
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Where to write it; a pipe on stdout if absent.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The node to take it from. Otherwise the first one that has it.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +114,7 @@ pub(crate) fn run(command: &ImageCommand, client: &Client, terminal: &mut Termin
         ImageCommand::Ls(args) => list(args, client, terminal),
         ImageCommand::Pull(args) => pull(args, client, terminal),
         ImageCommand::Load(args) => load(args, client, terminal),
+        ImageCommand::Save(args) => save(args, client, terminal),
         ImageCommand::Rm(args) => remove(args, client, terminal),
         ImageCommand::Prune(args) => prune(args, client, terminal),
     }
@@ -186,6 +207,75 @@ fn load(args: &LoadArgs, client: &Client, terminal: &mut Terminal) -> Result<(),
         }
         Ok(())
     })
+}
+
+fn save(args: &SaveArgs, client: &Client, terminal: &mut Terminal) -> Result<(), Failure> {
+    if args.output.is_none() && io::stdout().is_terminal() {
+        let report = Report::new("an archive is nothing to look at");
+        return Err(report.hint("-o image.tar, or a pipe behind it").exit(Exit::Usage).into());
+    }
+    let named: Vec<String> = args.node.iter().cloned().collect();
+    let (node, mut archive) = find_saved(args, &nodes(&named, client)?, client)?;
+    let Some(path) = &args.output else {
+        let mut out = io::stdout().lock();
+        return copy(&mut archive, &mut out, client, &Progress::of_bytes(terminal, None));
+    };
+    // What is there stays until the whole archive is.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written =
+        |error: io::Error| Report::new(format!("{} cannot be written: {}", path.display(), plain(&error)));
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .map_err(written)?;
+    let mut progress = Progress::of_bytes(terminal, None);
+    progress.say(&format!("saving {} of {}/{node}", args.image, Noun::Node), terminal);
+    copy(&mut archive, &mut file, client, &progress)?;
+    drop(progress);
+    file.persist(path).map_err(|error| written(error.error))?;
+    terminal.print_line(&format!("image {} of node {node} saved as {}", args.image, path.display()))
+}
+
+/// The archive of the first of these nodes that has the image.
+fn find_saved(
+    args: &SaveArgs,
+    nodes: &[String],
+    client: &Client,
+) -> Result<(String, impl Read + use<>), Failure> {
+    let mut absent = None;
+    for node in nodes {
+        let path = with_query(&format!("{}/archive", path(node)), &[("reference", &args.image)]);
+        match client.stream(&path, None, None) {
+            Ok(archive) => return Ok((node.clone(), archive)),
+            Err(error) if error.code() == Some("image-not-found") => absent = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(absent.map_or_else(|| Report::new("there is no node to take it from").into(), Failure::from))
+}
+
+/// Passes an archive on. That it broke off is the cluster's fault, that it is not taken is this side's.
+fn copy(
+    archive: &mut impl Read,
+    out: &mut impl Write,
+    client: &Client,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let mut buffer = vec![0_u8; COPIED_BYTES];
+    loop {
+        let count = archive.read(&mut buffer).map_err(|error| client.transport(error.into()))?;
+        if count == 0 {
+            return Ok(out
+                .flush()
+                .map_err(|error| Report::new(format!("not written: {}", plain(&error))))?);
+        }
+        let piece = buffer.get(..count).unwrap_or_default();
+        match out.write_all(piece) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(Failure::ReaderGone),
+            Err(error) => return Err(Report::new(format!("not written: {}", plain(&error))).into()),
+            Ok(()) => progress.advance(count),
+        }
+    }
 }
 
 /// Where an archive comes from.

@@ -1,10 +1,10 @@
 //! Images by stream: what is here, bringing one here, taking one away.
 
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 
 use model::api::{ImageView, ImagesRemoved};
-use proto::relay::{Frame, RelayFailure};
-use runtime::pod::{ImageNotRemoved, ImageOnNode, PodRuntime};
+use proto::relay::{Frame, MAX_DATA_BYTES, RelayFailure};
+use runtime::pod::{ImageNotRemoved, ImageNotSaved, ImageOnNode, PodRuntime};
 use tokio::sync::mpsc;
 
 use super::{Stream, failure, say};
@@ -63,6 +63,48 @@ pub(super) async fn pull(
     let found = pods.image_list().into_iter().find(|image| image.reference == name);
     let image = found.ok_or_else(|| failure("image-not-found", "it was removed at once"))?;
     say(&view(node, image), stream).await
+}
+
+/// Sends an image as the bytes of an archive, as fast as the user takes them.
+pub(super) async fn save(pods: &PodRuntime, reference: &str, stream: &Stream) -> Result<(), RelayFailure> {
+    let (pieces, mut leaving) = mpsc::channel(HELD_PIECES);
+    let out = BufWriter::with_capacity(MAX_DATA_BYTES, Leaving { pieces });
+    let saving = pods.save_image(reference, out);
+    let sending = async move {
+        while let Some(piece) = leaving.recv().await {
+            if stream.data(&piece).await.is_err() {
+                // With `leaving` the packer loses who listens, and stops.
+                return;
+            }
+        }
+    };
+    let (saved, ()) = tokio::join!(saving, sending);
+    saved.map_err(|error| {
+        let code = match &error {
+            ImageNotSaved::Absent(_) => "image-not-found",
+            ImageNotSaved::Name(_) => "request-invalid",
+            ImageNotSaved::Other(_) => "node-failed",
+        };
+        failure(code, error.to_string())
+    })
+}
+
+/// An archive on its way out, as the packer writes it, on a thread that may block.
+struct Leaving {
+    pieces: mpsc::Sender<Vec<u8>>,
+}
+
+impl Write for Leaving {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.pieces.blocking_send(bytes.to_vec()) {
+            Ok(()) => Ok(bytes.len()),
+            Err(_gone) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Takes in an archive, and sends the references that were loaded as a JSON array.

@@ -132,6 +132,7 @@ impl Streams {
             StreamRequest::PullImage { reference } => {
                 images::pull(pods, &self.node, &reference, stream).await
             }
+            StreamRequest::SaveImage { reference } => images::save(pods, &reference, stream).await,
             StreamRequest::LoadImage => images::load(pods, stream).await,
         }
     }

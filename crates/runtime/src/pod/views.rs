@@ -1,8 +1,11 @@
 //! What users ask a node for beside running things: its images, and where a container's log is.
 
-use std::{io::Read, path::PathBuf};
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+};
 
-use images::{Cleaned, Reference, RemoveError, StoreError, Wish};
+use images::{Cleaned, Reference, RemoveError, SaveError, StoreError, Wish};
 use model::{ContainerPhase, Reason, lifecycle::Observed, manifest::image::PullPolicy};
 
 use super::{
@@ -43,6 +46,20 @@ pub enum ImageNotRemoved {
         users: Vec<String>,
     },
     /// It is no name, or the disk said no.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why an image was not saved.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageNotSaved {
+    /// There is no such image.
+    #[error("there is no image {0} on this node")]
+    Absent(String),
+    /// It is no name that an archive can have.
+    #[error("{0}")]
+    Name(String),
+    /// The disk said no, or nobody took it.
     #[error("{0}")]
     Other(String),
 }
@@ -134,6 +151,24 @@ impl PodRuntime {
             source: Some(Box::new(error)),
         })?;
         Ok(loaded.iter().map(|image| image.reference.to_string()).collect())
+    }
+
+    /// Writes an image of this node to an archive.
+    ///
+    /// # Errors
+    /// There is none of that name, or it cannot be read, or `out` takes no more.
+    pub async fn save_image(
+        &self,
+        reference: &str,
+        out: impl Write + Send + 'static,
+    ) -> Result<(), ImageNotSaved> {
+        let unfit = |error: images::ReferenceError| ImageNotSaved::Name(error.to_string());
+        let reference: Reference = reference.parse().map_err(unfit)?;
+        self.images().save(&reference, out).await.map_err(|error| match error {
+            SaveError::NotFound { reference } => ImageNotSaved::Absent(reference.to_string()),
+            SaveError::ByDigest { .. } => ImageNotSaved::Name(error.to_string()),
+            _ => ImageNotSaved::Other(crate::sentence(&error)),
+        })
     }
 
     /// The file that the log of a container is in, if there is such a container here: of its present run, or of the

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{Json, body::Body, extract::State};
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use http::{HeaderMap, header};
 use model::api::{ImageView, ImagesRemoved, Page, PullImage};
 use proto::relay::StreamRequest;
@@ -11,9 +16,10 @@ use utoipa::IntoParams;
 
 use crate::http::{
     body::{JsonBody, Name, Params},
+    connections::Client,
     page::PageParams,
     problem::{Code, Refusal},
-    relay,
+    relay::{self, FirstData},
     routes::Api,
 };
 
@@ -95,6 +101,34 @@ pub(super) async fn pull_image(
     let stream = api.cluster().open_stream(&name, request).await?;
     let answer = relay::gather_within(stream, &name, PULL).await?;
     relay::read(&name, &answer).map(Json)
+}
+
+/// Which image is saved.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SaveParams {
+    /// Its reference.
+    reference: String,
+}
+
+/// An image of a node as an archive: an OCI image layout, which `docker load` reads as well. Layers are packed anew, so it
+/// holds the same files as the image and other digests.
+#[utoipa::path(get, path = "/nodes/{name}/images/archive", tag = "nodes",
+    params(("name" = String, Path, description = "Name of the node."), SaveParams),
+    responses((status = 200, description = "The archive.", body = Vec<u8>, content_type = "application/x-tar")))]
+pub(super) async fn save_image(
+    State(api): State<Api>,
+    Extension(client): Extension<Client>,
+    Name(name): Name,
+    Params(params): Params<SaveParams>,
+) -> Result<Response, Refusal> {
+    let ticket = api.admit_stream(client)?;
+    let request = StreamRequest::SaveImage { reference: params.reference };
+    let stream = api.cluster().open_stream(&name, request).await?;
+    let bytes = relay::body(stream, &name, FirstData::Due, api.limits()).await?;
+    let body = relay::held(bytes, ticket, api.shutdown().clone());
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }
 
 /// How long a node may take to remove images: many large ones, on a slow disk.

@@ -53,6 +53,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(sessions::attach))
         .routes(routes!(images::list_images, images::load_image, images::remove_images))
         .routes(routes!(images::pull_image))
+        .routes(routes!(images::save_image))
         .routes(routes!(logs::list_deleted))
         .routes(routes!(logs::get_deleted_logs))
         .routes(routes!(volumes::list_volumes))

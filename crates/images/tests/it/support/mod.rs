@@ -4,6 +4,7 @@ pub(crate) mod picture;
 #[expect(dead_code, reason = "hostile members are for the unit tests of unpacking, which share the file")]
 pub(crate) mod rawtar;
 pub(crate) mod site;
+pub(crate) mod tree;
 
 use std::error::Error;
 use std::future::Future;
