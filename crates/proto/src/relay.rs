@@ -20,7 +20,7 @@ pub enum StreamRequest {
         uid: String,
         /// Name of the container.
         container: String,
-        /// Whether to go on as lines are written, until the container has ended.
+        /// Whether to go on as lines are written, through all runs of the container, until none will follow.
         #[serde(default)]
         follow: bool,
         /// Only the last so many lines.

@@ -1,8 +1,8 @@
 //! `rikctl` as a person types it, and what it says.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use crate::programs;
+use crate::{lab::CONTROLLER_PORT, programs};
 
 /// What a command said and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,4 +60,20 @@ pub fn say(command: &mut Command) -> Said {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Starts `rikctl` against the cluster of a lab, with pipes.
+///
+/// # Panics
+/// When it cannot be started.
+#[must_use]
+pub fn begin(arguments: &[&str]) -> Child {
+    let mut command = command();
+    command.args(arguments).env("RIK_CLUSTER_SERVER", format!("http://127.0.0.1:{CONTROLLER_PORT}"));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rikctl can be started")
 }

@@ -1,8 +1,12 @@
 //! What containers wrote: of an earlier run, of the last minutes, of all instances of a workload; and running an image
 //! in one line.
 
+use std::io::{BufRead as _, BufReader};
+
 use e2e::manifest::script;
+use e2e::rikctl::begin;
 use e2e::{SHORT, story, wait_until};
+use serde_json::json;
 
 #[test]
 fn log_of_the_run_before_a_restart_can_be_read() {
@@ -22,6 +26,26 @@ fn log_of_the_run_before_a_restart_can_be_read() {
         api.run(&script("once", "echo once; busybox sleep 600"));
         let said = lab.rikctl(&["logs", "once", "-p"]).bad(1);
         assert!(said.contains("it has no previous run"), "{said}");
+    });
+}
+
+#[test]
+fn followed_log_goes_on_with_the_next_run_and_ends_with_the_instance() {
+    story(|lab| {
+        let api = lab.cluster();
+        let mut often = script("often", "echo begun; busybox sleep 1; echo done; exit 3");
+        often["spec"]["restartPolicy"] = "OnFailure".into();
+        often["spec"]["restartBackoff"] = json!({ "initialSeconds": 1, "maxSeconds": 1 });
+        api.create_instance(&api.create_workload(&often), "often");
+        let mut user = begin(&["logs", "often", "-f"]);
+        let mut lines = BufReader::new(user.stdout.take().expect("a pipe")).lines();
+        let seen: Vec<String> = lines.by_ref().take(5).map(|line| line.expect("words")).collect();
+        assert_eq!(seen, ["begun", "done", "begun", "done", "begun"]);
+        api.delete_instance("often");
+        for line in lines {
+            assert!(["begun", "done"].contains(&line.expect("words").as_str()));
+        }
+        assert!(user.wait().expect("it ends").success());
     });
 }
 

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
 use e2e::api::pids;
 use e2e::lab::NODE;
 use e2e::manifest::{pod, script, shell, web};
-use e2e::{Lab, SHORT, programs, story, wait_until};
+use e2e::rikctl::begin;
+use e2e::{Lab, SHORT, story, wait_until};
 
 #[test]
 fn program_runs_in_a_container_and_its_code_comes_back() {
@@ -33,18 +33,6 @@ fn program_runs_in_a_container_and_its_code_comes_back() {
         let said = lab.rikctl(&["exec", "box", "-c", "other", "--", "true"]);
         assert!(said.stderr.contains("has no container \"other\"; it has box"), "{said:?}");
     });
-}
-
-/// Starts `rikctl` with pipes.
-fn begin(arguments: &[&str]) -> std::process::Child {
-    Command::new(programs::built("rikctl"))
-        .args(arguments)
-        .env("RIK_SERVER", "http://127.0.0.1:5000")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("rikctl starts")
 }
 
 #[test]

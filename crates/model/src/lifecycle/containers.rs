@@ -75,6 +75,13 @@ pub fn is_over(spec: &WorkloadSpec, seen: &[ContainerStatus]) -> bool {
     course(spec, seen, Timestamp::UNIX_EPOCH) == Course::Over
 }
 
+/// Whether one container will not run any more, whatever becomes of the others.
+#[must_use]
+pub fn has_come_to_its_end(spec: &WorkloadSpec, seen: &[ContainerStatus], index: usize) -> bool {
+    let pod = Pod { spec, seen };
+    is_over(spec, seen) || (pod.ended(index).is_some() && !pod.starts_again(index))
+}
+
 /// Runs in a row that ended soon, if the present one of this container is counted as well: what the pause before the
 /// next start follows from. Zero if it ran long enough to be called well.
 #[must_use]

@@ -64,9 +64,15 @@ pub(super) async fn serve(
         return Ok(());
     }
     loop {
-        // Whether it had ended is asked before the last look, so that no line is missed.
-        let over = !pods.is_running(uid, container).await;
+        // Both are asked before the last look, so that no line is missed.
+        let over = !pods.goes_on(uid, container).await;
+        let present = pods.log_path(uid, container, 0);
         current.go_on(stream, view.timestamps).await.map_err(failed)?;
+        if let Some(next) = present.filter(|path| *path != current.path) {
+            // It was started again: this run wrote its last line before.
+            current = Tail::at(next);
+            continue;
+        }
         if over || stream.send.is_closed() {
             return Ok(());
         }
@@ -113,6 +119,11 @@ struct Tail {
 }
 
 impl Tail {
+    /// Stands at the beginning.
+    const fn at(path: PathBuf) -> Self {
+        Self { path, open: None, partial: Vec::new() }
+    }
+
     /// Sends what is there already, and stands at its end.
     async fn begin(path: &Path, stream: &Stream, view: View) -> io::Result<Self> {
         let mut last: VecDeque<Vec<u8>> = VecDeque::new();
@@ -130,7 +141,7 @@ impl Tail {
                 Self::flush(stream, &mut batch, BATCH).await;
             }
         }
-        let mut tail = Self { path: path.to_owned(), open: None, partial: Vec::new() };
+        let mut tail = Self::at(path.to_owned());
         while let Some(line) = tail.next_line()? {
             if admits(view.since, &line) {
                 Self::keep_or_send(&mut last, keep, shown(&line, view.timestamps), &mut batch);

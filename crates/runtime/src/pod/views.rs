@@ -6,7 +6,11 @@ use std::{
 };
 
 use images::{Cleaned, Reference, RemoveError, SaveError, StoreError, Wish};
-use model::{ContainerPhase, Reason, lifecycle::Observed, manifest::image::PullPolicy};
+use model::{
+    Reason,
+    lifecycle::{Observed, containers::has_come_to_its_end},
+    manifest::image::PullPolicy,
+};
 
 use super::{
     PodRuntime, fault,
@@ -189,11 +193,14 @@ impl PodRuntime {
         record.spec.spec.all_containers().position(|own| own.name == container)
     }
 
-    /// Whether a container runs now.
-    pub async fn is_running(&self, uid: &str, container: &str) -> bool {
-        let running = |name: &str, phase| name == container && phase == ContainerPhase::Running;
+    /// Whether a container runs now, or will: for the first time, or again.
+    pub async fn goes_on(&self, uid: &str, container: &str) -> bool {
+        let Ok(Found::Record(record)) = self.place(uid).map(|place| place.read()) else { return false };
         match self.inspect(uid).await {
-            Ok(Observed::Running(facts)) => facts.containers.iter().any(|one| running(&one.name, one.phase)),
+            Ok(Observed::Running(facts)) => {
+                let index = facts.containers.iter().position(|one| one.name == container);
+                index.is_some_and(|index| !has_come_to_its_end(&record.spec.spec, &facts.containers, index))
+            }
             // What is being set up will run; what cannot be looked at now may be running.
             Ok(Observed::Partial | Observed::Prepared) | Err(_) => true,
             Ok(Observed::Absent | Observed::Ended(_) | Observed::Released(_)) => false,

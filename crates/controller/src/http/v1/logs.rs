@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct LogParams {
     /// Name of the container; needed if there are several.
     container: Option<String>,
-    /// Whether to go on as lines are written, until the container has ended.
+    /// Whether to go on as lines are written, through all runs of the container, until none will follow.
     #[serde(default, deserialize_with = "flag")]
     #[param(required = false)]
     follow: bool,
