@@ -131,6 +131,65 @@ mod tests {
         store
     }
 
+    /// A small file system of its own; goes when dropped.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn of(bytes: usize) -> Self {
+            let scratch = tempfile::tempdir().unwrap();
+            let size = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("rik-test", scratch.path(), "tmpfs", flags, Some(size.as_c_str())).unwrap();
+            Self(scratch)
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
+    #[tokio::test]
+    async fn small_file_system_that_fills_up_loses_its_oldest_image_and_no_more() {
+        const EACH: usize = 9 << 20;
+        let small = Small::of(28 << 20);
+        let store = ImageStore::open(&small.0.path().join("store"), RegistryConfig::default()).unwrap();
+        for name in ["a", "b", "c"] {
+            let file =
+                PackFile { path: "own".to_owned(), mode: 0o644, bytes: name.repeat(EACH).into_bytes() };
+            let reference = format!("127.0.0.1:1/{name}:1");
+            let spec = PackSpec { reference, files: vec![file], ..PackSpec::default() };
+            let mut archive = Vec::new();
+            pack(&spec, &mut archive).unwrap();
+            store.load(io::Cursor::new(archive)).await.unwrap();
+            if name == "b" {
+                assert_eq!(store.make_room().await.unwrap(), Cleaned::default(), "there is room for a third");
+            }
+        }
+        rested(&store);
+        assert!(used_percent(&store.inner).unwrap() > DISK_HIGH_PERCENT);
+        assert_eq!(names(&store.make_room().await.unwrap().removed), ["a"]);
+        assert!(used_percent(&store.inner).unwrap() < DISK_LOW_PERCENT);
+        assert_eq!(store.make_room().await.unwrap(), Cleaned::default());
+    }
+
+    #[tokio::test]
+    async fn next_process_knows_when_an_image_was_last_used() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = store(scratch.path()).await;
+        let before = Timestamp::now();
+        let used = |store: &ImageStore| {
+            let list = store.list();
+            list.into_iter().map(|image| image.used >= before).collect::<Vec<bool>>()
+        };
+        store.get(&"127.0.0.1:1/b:1".parse().unwrap()).unwrap();
+        assert_eq!(used(&store), [false, true, false]);
+        drop(store);
+        let store = ImageStore::open(scratch.path(), RegistryConfig::default()).unwrap();
+        assert_eq!(used(&store), [false, true, false]);
+    }
+
     fn names(all: &[Reference]) -> Vec<&str> {
         all.iter().map(Reference::repository).collect()
     }

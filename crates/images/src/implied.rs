@@ -105,7 +105,13 @@ fn complete(layers: &[PathBuf], implied: &[bool], target: &Path) -> io::Result<b
 
 /// The marked directories of a layer.
 fn collect(layer: &Path, below: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(layer.join(below))? {
+    let entries = match fs::read_dir(layer.join(below)) {
+        Ok(entries) => entries,
+        // Deeper than a path can say: it is seen as this layer has it.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             let path = below.join(entry.file_name());

@@ -3,7 +3,7 @@
 //! ```text
 //! root/lock            held as long as the store is open
 //! root/images/         index.json: names → manifests → layers
-//! root/blobs/sha256/   manifests and configurations, by digest
+//! root/blobs/sha256/   manifests and configurations, by digest; a manifest's time is when its image was last asked for
 //! root/layers/         unpacked layers, by the hex of their diffID
 //! root/directories/    what some images have on top of their layers (`implied`), by the hex of their manifest
 //! root/leases/         which root filesystems stand on which image
@@ -75,7 +75,7 @@ pub(crate) struct Inner {
 pub(crate) struct State {
     index: Index,
     pub(crate) images: BTreeMap<String, Arc<Image>>,
-    /// When somebody last asked for an image, by its manifest: since this process began.
+    /// When somebody last asked for an image, by its manifest.
     pub(crate) used: BTreeMap<Digest, jiff::Timestamp>,
     /// Complete layers that no listed image has: of a pull under way, or of one that failed.
     loose: BTreeMap<Digest, LayerRecord>,
@@ -121,8 +121,8 @@ impl ImageStore {
         let state = State {
             leases: Leases::read(&root.join("leases"))?,
             index,
+            used: last_uses(&root, &images),
             images,
-            used: BTreeMap::new(),
             loose: BTreeMap::new(),
             pins: BTreeMap::new(),
         };
@@ -180,7 +180,7 @@ impl ImageStore {
 }
 
 impl State {
-    /// When somebody last used an image, as far as this process knows.
+    /// When somebody last used an image, as far as is known.
     pub(crate) fn last_used(&self, image: &Image) -> jiff::Timestamp {
         self.used.get(&image.manifest).copied().unwrap_or_default().max(image.pulled)
     }
@@ -205,6 +205,10 @@ impl Inner {
             Some(Arc::new(Image { reference: reference.clone(), ..Image::clone(found) }))
         })?;
         state.used.insert(image.manifest, jiff::Timestamp::now());
+        drop(state);
+        // For the next process. Losing it in a crash does no harm.
+        let _ = fs::File::open(blob_path(&self.root, image.manifest))
+            .and_then(|manifest| manifest.set_modified(std::time::SystemTime::now()));
         Some(image)
     }
 
@@ -479,6 +483,16 @@ pub(crate) fn layer_path(root: &Path, diff_id: Digest) -> PathBuf {
 
 fn blob_path(root: &Path, digest: Digest) -> PathBuf {
     root.join("blobs/sha256").join(digest.hex())
+}
+
+/// When images were last asked for, by their manifests.
+fn last_uses(root: &Path, images: &BTreeMap<String, Arc<Image>>) -> BTreeMap<Digest, jiff::Timestamp> {
+    let last = |manifest: Digest| {
+        let modified =
+            fs::metadata(blob_path(root, manifest)).and_then(|metadata| metadata.modified()).ok()?;
+        Some((manifest, jiff::Timestamp::try_from(modified).ok()?))
+    };
+    images.values().filter_map(|image| last(image.manifest)).collect()
 }
 
 /// Reads the list and every image on it. An image with something missing is left out, and said so.

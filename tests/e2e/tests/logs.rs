@@ -50,6 +50,26 @@ fn followed_log_goes_on_with_the_next_run_and_ends_with_the_instance() {
 }
 
 #[test]
+fn followed_workload_is_joined_by_instances_that_are_created_later() {
+    story(|lab| {
+        let api = lab.cluster();
+        let workload =
+            api.create_workload(&script("web", "echo I am $(busybox hostname); busybox sleep 600"));
+        api.create_instance(&workload, "first");
+        api.wait_status("first", "Running");
+        let mut user = begin(&["logs", "workload/web", "-f"]);
+        let mut lines = BufReader::new(user.stdout.take().expect("a pipe")).lines();
+        let mut next = || lines.next().map(|line| line.expect("words"));
+        assert_eq!(next().as_deref(), Some("[first] I am first"));
+        api.create_instance(&workload, "second");
+        assert_eq!(next().as_deref(), Some("[second] I am second"));
+        api.delete_workload(&workload);
+        assert_eq!(next(), None, "it ends with the last of them");
+        user.wait().expect("it ends");
+    });
+}
+
+#[test]
 fn old_lines_are_left_out() {
     story(|lab| {
         let api = lab.cluster();

@@ -10,8 +10,8 @@ use std::{
 
 use images::{Digest, SaveError};
 
-use crate::support::picture::{Layer, Packing, Picture, index_of};
-use crate::support::rawtar::{Member, tar_of};
+use crate::support::picture::{Layer, Packing, Picture, archive_of};
+use crate::support::rawtar::Member;
 use crate::support::tree::tree;
 use crate::support::{Lab, name, names_in, soon, text};
 
@@ -60,19 +60,6 @@ fn rich(upper_packing: Packing) -> Picture {
         Layer::of(&middle, Packing::Plain),
         Layer::of(&upper, upper_packing),
     ])
-}
-
-/// An archive of an image with this name.
-fn archive_of(picture: &Picture, name: &str) -> Vec<u8> {
-    let mut entry = picture.entry("linux", images::archive::host_architecture());
-    entry["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
-    let blobs = picture.blobs().into_iter();
-    let blobs = blobs.map(|(digest, bytes)| Member::file(format!("blobs/sha256/{}", digest.hex()), bytes));
-    let ends = [
-        Member::file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
-        Member::file("index.json", index_of(&[entry]).to_string()),
-    ];
-    tar_of(&blobs.chain(ends).collect::<Vec<_>>())
 }
 
 /// Somewhere to write that can be looked at afterwards.

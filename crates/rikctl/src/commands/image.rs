@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Read, Seek as _, Write},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -26,6 +27,8 @@ use crate::{
 
 /// Characters of a digest that people compare.
 const SHORT_DIGEST: usize = 19;
+/// Longest silence of a node that saves an image: it reads the largest layer whole before it sends it.
+const PACKING: Duration = Duration::from_secs(10 * 60);
 /// Bytes of an archive that are passed on at a time.
 const COPIED_BYTES: usize = 64 << 10;
 
@@ -245,7 +248,7 @@ fn find_saved(
     let mut absent = None;
     for node in nodes {
         let path = with_query(&format!("{}/archive", path(node)), &[("reference", &args.image)]);
-        match client.stream(&path, None, None) {
+        match client.stream(&path, Some(PACKING), None) {
             Ok(archive) => return Ok((node.clone(), archive)),
             Err(error) if error.code() == Some("image-not-found") => absent = Some(error),
             Err(error) => return Err(error.into()),

@@ -218,6 +218,23 @@ fn applying_says_what_changed() {
     stdout:
       workload/alpine configured
     "#);
+    let two = "kind: Pod\nname: a\nspec: {containers: [{name: a, image: a}]}\n---\nkind: Pod\nname: b\nspec: {containers: [{name: b, image: b}]}\n";
+    desk.file("two.yaml", two);
+    insta::assert_snapshot!(desk.run("apply -f two.yaml"), @r#"
+    exit 0
+    stdout:
+      workload/a configured
+      workload/b configured
+    "#);
+    desk.file("torn.yaml", two.replace("image: b", "imag: b"));
+    insta::assert_snapshot!(desk.run("apply -f torn.yaml"), @r#"
+    exit 1
+    stderr:
+      error: torn.yaml has 2 faults
+        line 7: spec.containers[0].image: is required and missing
+        line 7: spec.containers[0].imag: is unknown; did you mean "image"?
+      hint: correct this and run the same command again; nothing was sent to the cluster
+    "#);
 }
 
 #[test]

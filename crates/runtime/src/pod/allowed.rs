@@ -32,7 +32,11 @@ impl Allowed {
         match spec.host_access() {
             Some(field) if !self.privileged => {
                 let why = format!("this node's operator does not allow {field} (riklet --allow-privileged)");
-                Err(fault::words("give the pod what is the node's".to_owned(), Reason::NotAllowed, &why))
+                Err(fault::words(
+                    "set up the pod's rights and namespaces".to_owned(),
+                    Reason::NotAllowed,
+                    &why,
+                ))
             }
             _ => Ok(()),
         }

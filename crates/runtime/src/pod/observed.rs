@@ -230,7 +230,11 @@ fn sentence(record: &Record, container: &ContainerStatus, index: usize, files: &
         }
         Some(Reason::OutOfMemory) => match memory_limit(record, index) {
             Some((limit, given)) => {
-                let given = if given { ", which nodes give containers without one" } else { "" };
+                let given = if given {
+                    ", which nodes give containers without one; resources.limits.memory sets another"
+                } else {
+                    ""
+                };
                 format!(
                     "container {name:?} was ended because it used more memory than its limit of {limit}{given}"
                 )

@@ -1,7 +1,6 @@
 //! What the tests share: images made here, and a registry made here that can misbehave.
 
 pub(crate) mod picture;
-#[expect(dead_code, reason = "hostile members are for the unit tests of unpacking, which share the file")]
 pub(crate) mod rawtar;
 pub(crate) mod site;
 pub(crate) mod tree;

@@ -128,6 +128,19 @@ pub(crate) fn index_of(entries: &[Value]) -> Value {
     json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries })
 }
 
+/// An archive of an image with this name.
+pub(crate) fn archive_of(picture: &Picture, name: &str) -> Vec<u8> {
+    let mut entry = picture.entry("linux", host_architecture());
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+    let blobs = picture.blobs().into_iter();
+    let blobs = blobs.map(|(digest, bytes)| Member::file(format!("blobs/sha256/{}", digest.hex()), bytes));
+    let ends = [
+        Member::file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
+        Member::file("index.json", index_of(&[entry]).to_string()),
+    ];
+    tar_of(&blobs.chain(ends).collect::<Vec<_>>())
+}
+
 /// Bytes that do not compress, the same each time.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -1,15 +1,21 @@
 //! The logs of all instances of a workload, each line with the name of the instance that wrote it.
 //!
 //! Without `-f` one instance's log follows the other. With it, each is read by a thread of its own, and their lines are
-//! printed as they come; instances that are created meanwhile are not among them.
+//! printed as they come. Instances that are created meanwhile join in; it is over when all logs are, and no instance is
+//! about to begin.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader, Read},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
-use model::{Instance, WorkloadRecord};
+use model::{Instance, Status, WorkloadRecord};
 
 use super::{LogsArgs, open};
 use crate::{
@@ -26,6 +32,8 @@ use crate::{
 const MAX_FOLLOWED: usize = 50;
 /// Longest piece of a line that is printed at once; a longer line is printed as several.
 const PIECE_BYTES: u64 = 64 << 10;
+/// How often instances are looked for that were created meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Lines that may wait to be printed.
 const HELD_LINES: usize = 256;
 
@@ -33,8 +41,8 @@ const HELD_LINES: usize = 256;
 enum Heard {
     /// A line of this instance.
     Line(Arc<str>, Vec<u8>),
-    /// Why there is no more.
-    Broken(Failure),
+    /// There is no more, or why not.
+    Over(Result<(), Failure>),
 }
 
 pub(super) fn run(
@@ -44,8 +52,8 @@ pub(super) fn run(
     terminal: &mut Terminal,
 ) -> Result<(), Failure> {
     let workload = resolve::object::<WorkloadRecord>(client, workload)?.object;
-    let instances = resolve::every::<Instance>(client, &[("workload", &workload.id)])?;
-    let mut ids: Vec<String> = instances.into_iter().map(|instance| instance.object.id).collect();
+    let instances = instances_of(client, &workload.id)?;
+    let mut ids: Vec<String> = instances.iter().map(|instance| instance.id.clone()).collect();
     ids.sort_unstable();
     let name = &workload.manifest.name;
     if ids.is_empty() {
@@ -53,7 +61,7 @@ pub(super) fn run(
         return Err(Report::new(format!("workload {name:?} has no instances")).hint(hint).into());
     }
     if args.follow {
-        return follow(args, client, ids, terminal);
+        return follow(args, client, (&workload.id, instances), terminal);
     }
     each(ids, terminal, |id, terminal| {
         let mut lines = BufReader::new(open(args, client, &id)?);
@@ -64,42 +72,92 @@ pub(super) fn run(
     })
 }
 
+fn instances_of(client: &Client, workload: &str) -> Result<Vec<Instance>, Failure> {
+    let all = resolve::every::<Instance>(client, &[("workload", workload)])?;
+    Ok(all.into_iter().map(|instance| instance.object).collect())
+}
+
+/// The logs that are followed.
+struct Followed<'a> {
+    client: &'a Arc<Client>,
+    say: mpsc::SyncSender<Heard>,
+    /// Uids of instances whose logs are read, or were.
+    known: BTreeSet<String>,
+    open: usize,
+}
+
+impl Followed<'_> {
+    /// Begins to read the logs that are not read yet. Says whether there are instances that have written nothing yet.
+    fn take_up(&mut self, args: &LogsArgs, instances: Vec<Instance>) -> Result<bool, Failure> {
+        let mut awaited = false;
+        for instance in instances {
+            if matches!(instance.status, Status::Pending | Status::Creating) {
+                awaited = true;
+                continue;
+            }
+            if !self.known.insert(instance.uid) {
+                continue;
+            }
+            if self.open == MAX_FOLLOWED {
+                let report = Report::new(format!("more than {MAX_FOLLOWED} logs cannot be followed at once"));
+                return Err(report.hint("follow single instances").into());
+            }
+            self.open += 1;
+            let (args, client, say) = (args.clone(), Arc::clone(self.client), self.say.clone());
+            // It ends with its log, or with this process.
+            thread::spawn(move || {
+                let ended = pass_on(&args, &client, &instance.id, &say);
+                // Nobody listens when the printing has ended.
+                let _ = say.send(Heard::Over(ended));
+            });
+        }
+        Ok(awaited)
+    }
+}
+
 fn follow(
     args: &LogsArgs,
     client: &Arc<Client>,
-    ids: Vec<String>,
+    (workload, instances): (&str, Vec<Instance>),
     terminal: &mut Terminal,
 ) -> Result<(), Failure> {
-    if ids.len() > MAX_FOLLOWED {
-        let report = Report::new(format!("{} logs are more than can be followed at once", ids.len()));
-        return Err(report
-            .hint(format!("follow single instances; at most {MAX_FOLLOWED} go together"))
-            .into());
-    }
     let (say, heard) = mpsc::sync_channel(HELD_LINES);
-    for id in ids {
-        let (args, client, say) = (args.clone(), Arc::clone(client), say.clone());
-        // It ends with its log, or with this process.
-        thread::spawn(move || {
-            if let Err(failure) = pass_on(&args, &client, &id, &say) {
-                // Nobody listens when the printing has ended.
-                let _ = say.send(Heard::Broken(failure));
-            }
-        });
-    }
-    drop(say);
+    let mut followed = Followed { client, say, known: BTreeSet::new(), open: 0 };
+    let mut awaited = followed.take_up(args, instances)?;
+    // All that a later one writes is new.
+    let later = LogsArgs { tail: None, since: None, ..args.clone() };
+    let mut looked = Instant::now();
     let mut worst = Exit::Done;
-    for heard in heard {
-        match heard {
-            Heard::Line(id, line) => print(&id, &line, terminal)?,
-            Heard::Broken(Failure::Told(report)) => {
-                terminal.report(&report);
-                worst = report.exit;
+    loop {
+        match heard.recv_timeout(LOOK_EVERY.saturating_sub(looked.elapsed())) {
+            Ok(Heard::Line(id, line)) => print(&id, &line, terminal)?,
+            Ok(Heard::Over(ended)) => {
+                followed.open -= 1;
+                match ended {
+                    Ok(()) => {}
+                    Err(Failure::Told(report)) => {
+                        terminal.report(&report);
+                        worst = report.exit;
+                    }
+                    Err(failure) => return Err(failure),
+                }
             }
-            Heard::Broken(failure) => return Err(failure),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        let all_over = followed.open == 0 && !awaited;
+        if all_over || looked.elapsed() >= LOOK_EVERY {
+            match instances_of(client, workload) {
+                Ok(instances) => awaited = followed.take_up(&later, instances)?,
+                // Whoever is followed goes on.
+                Err(_) if followed.open > 0 => {}
+                Err(failure) => return Err(failure),
+            }
+            looked = Instant::now();
+            if followed.open == 0 && !awaited {
+                return if worst == Exit::Done { Ok(()) } else { Err(Failure::Already(worst)) };
+            }
         }
     }
-    if worst == Exit::Done { Ok(()) } else { Err(Failure::Already(worst)) }
 }
 
 fn pass_on(args: &LogsArgs, client: &Client, id: &str, say: &mpsc::SyncSender<Heard>) -> Result<(), Failure> {
