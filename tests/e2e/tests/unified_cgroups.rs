@@ -49,7 +49,10 @@ fn pods_of_a_machine_with_unified_control_groups_are_limited_adopted_and_removed
         before.assert_restored();
 
         lab.kill("rik");
-        fs::remove_dir(SERVICE).expect("nothing of RIK's is left in the group that it was started in");
+        // The kernel takes a killed process out of its group a moment after it has told of its end.
+        wait_until(SHORT, "nothing of RIK's to be left in the group that it was started in", || {
+            fs::remove_dir(SERVICE).map_err(|error| error.to_string())
+        });
         let api = up(lab, ROOT);
         let again = api.wait_status("shop", "Running");
         assert_eq!((pids(&again), probe::started(shop)), (vec![shop], started), "the container was adopted");
