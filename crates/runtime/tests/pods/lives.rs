@@ -204,6 +204,47 @@ fn every_end_is_told_apart() {
     });
 }
 
+/// The first of many numbers in a row that no process of the machine has.
+fn unused_numbers() -> u32 {
+    const MANY: u32 = 60;
+    let mut last = 300;
+    let mut used: Vec<u32> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .collect();
+    used.sort_unstable();
+    for number in used.into_iter().filter(|number| *number > 300) {
+        if number - last > MANY {
+            break;
+        }
+        last = number;
+    }
+    last + 1
+}
+
+#[test]
+fn container_joins_processes_whose_numbers_are_nobodys_on_the_machine() {
+    let name = "lives::container_joins_processes_whose_numbers_are_nobodys_on_the_machine";
+    in_namespaces(name, |node| async move {
+        let until = unused_numbers();
+        let words =
+            format!("until [ $(sh -c 'echo $$') -ge {until} ]; do :; done; echo there; exec sleep 600");
+        let mut spec = pod(vec![script("first", &words), script("second", "echo $$")]);
+        spec.spec.share_process_namespace = true;
+        node.runtime.prepare(&spec, &|_| {}).await.unwrap();
+        node.runtime.start(&spec.uid, &[0]).await.unwrap();
+        while node.output(&spec, "first").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        node.runtime.start(&spec.uid, &[1]).await.unwrap();
+        let seen = node.seen(&spec, |facts| facts.containers[1].phase == ContainerPhase::Exited).await;
+        assert_eq!(seen.containers[1].exit_code, Some(0), "{seen:?}");
+        let number: u32 = node.output(&spec, "second")[0].parse().unwrap();
+        assert!(number >= until, "{number}");
+        node.take_down().await;
+    });
+}
+
 #[test]
 fn container_for_which_nobody_says_anything_has_the_memory_that_its_node_gives() {
     let name = "lives::container_for_which_nobody_says_anything_has_the_memory_that_its_node_gives";
