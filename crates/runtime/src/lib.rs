@@ -113,13 +113,16 @@ impl RuntimeError {
     }
 }
 
-/// An error with the chain of its causes, as one sentence.
+/// An error with the chain of its causes, as one sentence. Links that only repeat what the one before says are left out.
 pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
         next = cause.source();
     }
     text

@@ -64,16 +64,15 @@ pub(super) async fn serve(
         return Ok(());
     }
     loop {
-        // Both are asked before the last look, so that no line is missed.
-        let over = !pods.goes_on(uid, container).await;
-        let present = pods.log_path(uid, container, 0);
+        // Asked before the last look, so that no line is missed.
+        let present = pods.growing_log(uid, container).await;
         current.go_on(stream, view.timestamps).await.map_err(failed)?;
-        if let Some(next) = present.filter(|path| *path != current.path) {
+        if let Some(next) = present.path.filter(|path| *path != current.path) {
             // It was started again: this run wrote its last line before.
             current = Tail::at(next);
             continue;
         }
-        if over || stream.send.is_closed() {
+        if !present.goes_on || stream.send.is_closed() {
             return Ok(());
         }
         tokio::select! {

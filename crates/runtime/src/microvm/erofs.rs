@@ -162,14 +162,9 @@ fn add(
 
 /// The extended attributes of a file as they stand behind its inode; empty if it has none.
 fn attributes(path: &Path) -> io::Result<Vec<u8>> {
-    /// Kinds that the format has a number for; of others none can be in an image.
-    const KINDS: [(&[u8], u8); 5] = [
-        (b"user.", 1),
-        (b"system.posix_acl_access", 2),
-        (b"system.posix_acl_default", 3),
-        (b"trusted.", 4),
-        (b"security.", 6),
-    ];
+    /// Kinds that the format has a number for, and that can be in an image: what is trusted is our own book-keeping.
+    const KINDS: [(&[u8], u8); 4] =
+        [(b"user.", 1), (b"system.posix_acl_access", 2), (b"system.posix_acl_default", 3), (b"security.", 6)];
     let mut list = vec![0_u8; MAX_ATTRIBUTES];
     let count = match llistxattr(path, &mut list) {
         Ok(count) => count,

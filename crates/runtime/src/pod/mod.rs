@@ -59,7 +59,7 @@ pub use images::Cleaned;
 pub use images::RegistryConfig;
 pub use local::{LocalVolumeOnNode, VolumeNotRemoved};
 pub use network::{Backend, NetworkConfig, Subnet, listening};
-pub use views::{ImageNotRemoved, ImageNotSaved, ImageOnNode};
+pub use views::{GrowingLog, ImageNotRemoved, ImageNotSaved, ImageOnNode};
 
 use std::{
     io,

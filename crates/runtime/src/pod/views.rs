@@ -14,9 +14,9 @@ use model::{
 
 use super::{
     PodRuntime, fault,
-    record::{Found, Record, Stage},
+    record::{Found, Record, Runs, Stage},
 };
-use crate::{Runtime, RuntimeError};
+use crate::RuntimeError;
 
 /// An image on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,15 @@ pub struct ImageOnNode {
     pub containers: usize,
     /// When it was last asked for, or else pulled.
     pub used_at: jiff::Timestamp,
+}
+
+/// A log that somebody follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrowingLog {
+    /// The file of the present run, if there is one.
+    pub path: Option<PathBuf>,
+    /// Whether it may grow, or be followed by that of another run.
+    pub goes_on: bool,
 }
 
 /// Why an image was not removed.
@@ -193,17 +202,30 @@ impl PodRuntime {
         record.spec.spec.all_containers().position(|own| own.name == container)
     }
 
-    /// Whether a container runs now, or will: for the first time, or again.
-    pub async fn goes_on(&self, uid: &str, container: &str) -> bool {
-        let Ok(Found::Record(record)) = self.place(uid).map(|place| place.read()) else { return false };
-        match self.inspect(uid).await {
-            Ok(Observed::Running(facts)) => {
-                let index = facts.containers.iter().position(|one| one.name == container);
-                index.is_some_and(|index| !has_come_to_its_end(&record.spec.spec, &facts.containers, index))
+    /// The log of the present run of a container, and whether there will be more of it, or of a next run.
+    pub async fn growing_log(&self, uid: &str, container: &str) -> GrowingLog {
+        // What cannot be looked at now may be running.
+        let Ok((record, observed)) = self.observe(uid).await else {
+            return GrowingLog { path: self.log_path(uid, container, 0), goes_on: true };
+        };
+        let found = record.and_then(|record| {
+            let index = record.spec.spec.all_containers().position(|own| own.name == container)?;
+            Some((record, index))
+        });
+        let goes_on = match (observed, &found) {
+            (Observed::Running(facts), Some((record, index))) => {
+                !has_come_to_its_end(&record.spec.spec, &facts.containers, *index)
             }
-            // What is being set up will run; what cannot be looked at now may be running.
-            Ok(Observed::Partial | Observed::Prepared) | Err(_) => true,
-            Ok(Observed::Absent | Observed::Ended(_) | Observed::Released(_)) => false,
-        }
+            // What is being set up will run.
+            (Observed::Partial | Observed::Prepared, _) => true,
+            (Observed::Running(_) | Observed::Absent | Observed::Ended(_) | Observed::Released(_), _) => {
+                false
+            }
+        };
+        let path = found.and_then(|(record, index)| {
+            let run = record.runs.get(index).and_then(Runs::present).unwrap_or(0);
+            Some(self.place(uid).ok()?.log(index, run))
+        });
+        GrowingLog { path, goes_on }
     }
 }

@@ -44,10 +44,13 @@ use super::{
     process::start_ticks,
     wire::ContainerOrder,
 };
-use crate::pod::{
-    cgroup::Groups,
-    files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole},
-    seccomp::Confinement,
+use crate::{
+    pod::{
+        cgroup::Groups,
+        files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole},
+        seccomp::Confinement,
+    },
+    sentence,
 };
 
 /// Names of the pipes that are a container's standard files.
@@ -219,12 +222,12 @@ fn create_here(
         Err(error) => {
             drop(said);
             let own = read_all(heard);
-            return Err(if own.is_empty() { chain(&error) } else { own });
+            return Err(if own.is_empty() { sentence(&error) } else { own });
         }
     };
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     begin(order, config, pid, |process| {
-        let started = container.start().map_err(|error| chain(&error));
+        let started = container.start().map_err(|error| sentence(&error));
         drop(said);
         started?;
         // Ends when init executes its program (the pipe closes then) or says why it cannot.
@@ -330,21 +333,6 @@ fn read_all(pipe: OwnedFd) -> String {
     let mut text = Vec::new();
     let _ = File::from(pipe).take(MAX_WHY_BYTES as u64).read_to_end(&mut text);
     String::from_utf8_lossy(&text).into_owned()
-}
-
-/// The chain of causes as one sentence. Links that only repeat what the one before says are left out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn shorten(mut why: String) -> String {
