@@ -1,16 +1,27 @@
 //! A process that sleeps in new namespaces until they are held by something else.
 //!
-//! A process with threads cannot enter a new user namespace, so another one is made: a copy of this one's only thread
-//! that calls the kernel a few times and nothing else.
+//! A process with threads cannot enter a new user namespace, so another one is made, which calls the kernel a few times and
+//! nothing else. It has the memory of this one and not a copy of it: copying, and writing afterwards to what was copied,
+//! takes longer than all that it does.
 
 use std::{
     fs,
     io::{self, Read, Write},
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    sync::OnceLock,
 };
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    io::Errno,
+    mount::{MountFlags, mount},
+    pipe::{PipeFlags, pipe_with},
+    process::{
+        DumpableBehavior, Gid, Signal, Uid, dumpable_behavior, set_dumpable_behavior,
+        set_parent_process_death_signal,
+    },
+    thread::{set_thread_res_gid, set_thread_res_uid},
+};
 
 use crate::IdRange;
 
@@ -49,10 +60,25 @@ pub(crate) enum Task<'a> {
     MountKernelFiles,
 }
 
+/// What the new process is told: read by it before it says that it is done.
+struct Order<'a> {
+    /// It begins when a byte comes from here.
+    go: BorrowedFd<'a>,
+    /// What it says when it is done.
+    done: BorrowedFd<'a>,
+    is_mapped: bool,
+    task: Task<'a>,
+}
+
+/// Bytes of the new process's stack. It calls the kernel, and nothing that calls much.
+const STACK_BYTES: usize = 64 << 10;
+
 /// A process in new namespaces. Ended when this is dropped; what holds the namespaces by then keeps them.
 #[derive(Debug)]
 pub struct Newborn {
     pid: i32,
+    /// It is on this until its end.
+    _stack: Vec<u8>,
 }
 
 impl Newborn {
@@ -76,18 +102,24 @@ impl Newborn {
         let flags = if ids.is_some() { flags | libc::CLONE_NEWUSER } else { flags };
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| ("a pipe", io::Error::from(error)));
         let ((go, start), (heard, done)) = (pipe()?, pipe()?);
-        // SAFETY: without a stack of its own the child goes on here, on a copy of this stack; it calls nothing but the
-        // kernel, so locks that other threads of this process hold do not matter to it.
+        // Becoming another user hides a process's memory, and it is this one's memory too.
+        static VISIBLE: OnceLock<DumpableBehavior> = OnceLock::new();
+        let visible = *VISIBLE.get_or_init(|| dumpable_behavior().unwrap_or(DumpableBehavior::Dumpable));
+        let order = Order { go: go.as_fd(), done: done.as_fd(), is_mapped: ids.is_some(), task };
+        let mut stack: Vec<u8> = Vec::with_capacity(STACK_BYTES);
+        let flags = flags | libc::CLONE_VM | libc::SIGCHLD;
+        // SAFETY: the stack is as long as is said and grows downwards from an aligned end; it is kept until the process has
+        // ended, and the order until it has been carried out or the process has ended. What runs there takes no lock and no
+        // memory, and leaves this thread's storage alone.
         let pid = unsafe {
-            libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0_usize, 0_usize, 0_usize, 0_usize)
+            let end = stack.as_mut_ptr().add(STACK_BYTES);
+            let end = end.sub(end.addr() % 16);
+            libc::clone(sleep_inside, end.cast(), flags, (&raw const order).cast_mut().cast())
         };
-        match pid {
-            -1 => return Err(("new namespaces", io::Error::last_os_error())),
-            0 => sleep_inside(go.as_raw_fd(), done.as_raw_fd(), ids.is_some(), task),
-            _ => {}
+        if pid < 0 {
+            return Err(("new namespaces", io::Error::last_os_error()));
         }
-        let pid = i32::try_from(pid).map_err(|error| ("new namespaces", io::Error::other(error)))?;
-        let newborn = Self { pid };
+        let newborn = Self { pid, _stack: stack };
         drop((go, done));
         if let Some(IdRange { first, count }) = ids {
             for map in ["gid_map", "uid_map"] {
@@ -96,7 +128,9 @@ impl Newborn {
             }
         }
         fs::File::from(start).write_all(&[0]).map_err(at("a pipe"))?;
-        match outcome(heard).map_err(at("a process of the namespaces"))? {
+        let outcome = outcome(heard).map_err(at("a process of the namespaces"));
+        set_dumpable_behavior(visible).map_err(|error| ("its own memory", error.into()))?;
+        match outcome? {
             (_, 0) => Ok(newborn),
             (step, errno) => Err((task.steps(step), io::Error::from_raw_os_error(errno))),
         }
@@ -140,50 +174,42 @@ fn outcome(heard: OwnedFd) -> io::Result<(u8, i32)> {
     Ok((step, i32::from_ne_bytes(errno)))
 }
 
-/// The life of the child. Only calls of the kernel: no memory is taken, no lock, no destructor.
-fn sleep_inside(go: RawFd, done: RawFd, is_mapped: bool, task: Task<'_>) -> ! {
-    // SAFETY: plain calls of the kernel on values of this frame and on open descriptors.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        let mut byte = 0_u8;
-        if libc::read(go, (&raw mut byte).cast(), 1) != 1 {
-            libc::_exit(1);
-        }
-        let (step, failed) = act(is_mapped, task);
-        let errno = if failed { *libc::__errno_location() } else { 0 };
-        let [a, b, c, d] = errno.to_ne_bytes();
-        let said = [step, a, b, c, d];
-        libc::write(done, said.as_ptr().cast(), said.len());
-        loop {
-            libc::pause();
-        }
+/// The life of the new process. Only calls of the kernel: no memory is taken, no lock, no destructor, no error number of a
+/// thread's.
+extern "C" fn sleep_inside(order: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: whoever made this process keeps the order until it is carried out.
+    let order = unsafe { &*order.cast_const().cast::<Order<'_>>() };
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    if rustix::io::read(order.go, &mut [0_u8; 1]) != Ok(1) {
+        return 1;
+    }
+    let (step, errno) = match act(order) {
+        Ok(()) => (0, 0),
+        Err((step, errno)) => (step, errno.raw_os_error()),
+    };
+    let [a, b, c, d] = errno.to_ne_bytes();
+    let _ = rustix::io::write(order.done, &[step, a, b, c, d]);
+    loop {
+        rustix::event::pause();
     }
 }
 
-/// # Safety
-/// Only for a process that calls nothing but the kernel.
-unsafe fn act(is_mapped: bool, task: Task<'_>) -> (u8, bool) {
-    const QUIET: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // SAFETY: as for `sleep_inside`.
-    unsafe {
-        // Not by the C library, which tells all threads, of which there are none, and waits for their locks.
-        let become_root = |call| libc::syscall(call, 0, 0, 0) != 0;
-        if is_mapped && (become_root(libc::SYS_setresgid) || become_root(libc::SYS_setresuid)) {
-            return (0, true);
-        }
-        // Becoming another user takes the signal at its parent's end away.
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        match task {
-            Task::Name(name) => (1, libc::sethostname(name.as_ptr().cast(), name.len()) != 0),
-            Task::MountKernelFiles => {
-                let mount = |kind: &std::ffi::CStr, at: &std::ffi::CStr| {
-                    libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), QUIET, std::ptr::null()) != 0
-                };
-                if mount(c"proc", c"/proc") {
-                    return (1, true);
-                }
-                (2, mount(c"sysfs", c"/sys"))
-            }
+fn act(order: &Order<'_>) -> Result<(), (u8, Errno)> {
+    let at = |step| move |errno| (step, errno);
+    if order.is_mapped {
+        // Of this thread alone, which is all there is; the C library would tell all threads of the other process.
+        let (user, group) = (Uid::ROOT, Gid::ROOT);
+        set_thread_res_gid(group, group, group).map_err(at(0))?;
+        set_thread_res_uid(user, user, user).map_err(at(0))?;
+    }
+    // Becoming another user takes the signal at its parent's end away.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    match order.task {
+        Task::Name(name) => rustix::system::sethostname(name).map_err(at(1)),
+        Task::MountKernelFiles => {
+            let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            mount(c"proc", c"/proc", c"proc", quiet, None).map_err(at(1))?;
+            mount(c"sysfs", c"/sys", c"sysfs", quiet, None).map_err(at(2))
         }
     }
 }

@@ -80,9 +80,10 @@ pub fn move_onto(document: &mut Value, namespace: PathBuf, state_dir: &Path) -> 
     for (number, mount) in mounts.into_iter().flatten().filter(|mount| mount["type"] == "bind").enumerate() {
         scaffold.take(mount.get_mut("source"), number.to_string(), true);
     }
+    let mut user = json!({ "type": "user", "path": scaffold.namespace });
+    scaffold.take(user.get_mut("path"), "user".to_owned(), false);
     if let Some(Value::Array(namespaces)) = document.pointer_mut("/linux/namespaces") {
-        // Entered first, and from outside: it stays where it is.
-        namespaces.push(json!({ "type": "user", "path": scaffold.namespace }));
+        namespaces.push(user);
     }
     Ok(scaffold)
 }
@@ -95,22 +96,23 @@ impl Scaffold {
         self.trees.push(Tree { name, source, mapped });
     }
 
-    /// Gathers everything, in a new mount namespace of the calling process, which must have one thread.
+    /// Takes everything along that is to be gathered: from the machine's own mounts, where the calling process still is.
     ///
     /// # Errors
     /// What cannot be had, in words.
-    pub fn build(&self) -> Result<(), String> {
-        let words = |tree: &Tree| {
-            let path = tree.source.display().to_string();
-            move |error: io::Error| format!("taking {path} along: {error}")
-        };
+    pub fn take_along(&self) -> Result<Vec<OwnedFd>, String> {
         let namespace =
             File::open(&self.namespace).map_err(|error| format!("its user namespace: {error}"))?;
-        // Before the place is covered: they may be below it.
-        let taken = self.trees.iter().map(|tree| take(tree, &namespace).map_err(words(tree)));
-        let taken: Vec<OwnedFd> = taken.collect::<Result<_, _>>()?;
+        self.trees.iter().map(|tree| take(tree, &namespace).map_err(words(tree))).collect()
+    }
+
+    /// Gathers it, in a new mount namespace of the calling process, which must have one thread.
+    ///
+    /// # Errors
+    /// What cannot be put there, in words.
+    pub fn build(&self, taken: &[OwnedFd]) -> Result<(), String> {
         let cover = self.cover().map_err(|error| format!("{}: {error}", self.place.display()))?;
-        for (tree, mount) in self.trees.iter().zip(&taken) {
+        for (tree, mount) in self.trees.iter().zip(taken) {
             put(&cover, &tree.name, mount).map_err(words(tree))?;
         }
         Ok(())
@@ -130,6 +132,11 @@ impl Scaffold {
         move_mount(&mount, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         Ok(mount)
     }
+}
+
+fn words(tree: &Tree) -> impl Fn(io::Error) -> String {
+    let path = tree.source.display().to_string();
+    move |error| format!("taking {path} along: {error}")
 }
 
 fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
@@ -179,7 +186,7 @@ mod tests {
                 "linux": { "namespaces": [
                     { "type": "pid" },
                     { "type": "network", "path": "/mnt/network" },
-                    { "type": "user", "path": "/state/ns/user" },
+                    { "type": "user", "path": "/mnt/user" },
                 ] },
             })
         );
@@ -189,7 +196,12 @@ mod tests {
             .map(|tree| format!("{} {} {}", tree.name, tree.source.display(), tree.mapped));
         assert_eq!(
             told.collect::<Vec<_>>(),
-            ["rootfs /state/c/0/rootfs false", "network /state/ns/net false", "0 /state/etc/hosts true"]
+            [
+                "rootfs /state/c/0/rootfs false",
+                "network /state/ns/net false",
+                "0 /state/etc/hosts true",
+                "user /state/ns/user false",
+            ]
         );
     }
 }

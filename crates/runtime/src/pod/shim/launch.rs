@@ -26,6 +26,7 @@ use std::{
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    rc::Rc,
 };
 
 use jiff::Timestamp;
@@ -40,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     birth::{Birth, enter, fork_into, fork_outside},
     executor::ProgramExecutor,
-    foreign,
+    foreign, ground,
     process::start_ticks,
     wire::ContainerOrder,
 };
@@ -92,6 +93,8 @@ pub struct LaunchConfig {
     pub oom_score_adj: Option<i32>,
     /// Start of the machine.
     pub boot_id: String,
+    /// The mount namespace that containers are made in; without it, in a copy of the machine's.
+    pub ground: Option<Rc<OwnedFd>>,
 }
 
 /// Forks a creator for the container.
@@ -147,7 +150,8 @@ fn creator(
     inside: bool,
 ) -> ! {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let kept = [Some(report.as_raw_fd()), terminal.as_ref().map(AsRawFd::as_raw_fd)];
+        let ground = config.ground.as_ref().map(|ground| ground.as_raw_fd());
+        let kept = [Some(report.as_raw_fd()), terminal.as_ref().map(AsRawFd::as_raw_fd), ground];
         close_all_but(kept.into_iter().flatten());
         umask(Mode::WGRP | Mode::WOTH);
         unblock_signals();
@@ -181,7 +185,12 @@ fn create(
         libcgroups::show(shown.clone());
     }
     if let Some(scaffold) = &order.scaffold {
-        scaffold.build()?;
+        let taken = scaffold.take_along()?;
+        // Another runtime is a program of the machine's, which may be anywhere.
+        if let (Some(ground), None) = (&config.ground, &order.runtime) {
+            ground::enter(ground).map_err(|error| format!("leaving the machine's mounts: {error}"))?;
+        }
+        scaffold.build(&taken)?;
     }
     // A container that an earlier attempt left half created has never run anything: it makes room.
     let _ = fs::remove_dir_all(order.oci_root.join(order.index.to_string()));

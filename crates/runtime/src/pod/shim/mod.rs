@@ -23,6 +23,7 @@ mod exec;
 pub mod executor;
 mod exits;
 mod foreign;
+mod ground;
 mod join;
 mod keeper;
 pub mod launch;
@@ -252,7 +253,12 @@ fn set_up(dir: &Path, inherited: Option<(UnixListener, Option<i32>)>) -> Result<
         Some((listener, score)) => (Some(listener), score),
         None => (None, lower_badness()),
     };
-    let config = launch::LaunchConfig { oom_score_adj, boot_id: boot_id().during("reading the boot id")? };
+    let boot_id = boot_id().during("reading the boot id")?;
+    let ground = ground::make(dir.parent().unwrap_or(dir)).map(std::rc::Rc::new);
+    if let Err(error) = &ground {
+        eprintln!("containers start slower the more of them there are: no mount namespace for them: {error}");
+    }
+    let config = launch::LaunchConfig { oom_score_adj, boot_id, ground: ground.ok() };
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hiding its memory")?;
     let signals = block_signals().during("taking signals")?;
     let listener = match listener {
