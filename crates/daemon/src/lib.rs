@@ -1,6 +1,6 @@
 //! What every long-running binary of RIK does alike: logs, threads, signals, the last words.
 
-use std::{error::Error, io::IsTerminal, process::ExitCode};
+use std::{error::Error, io::IsTerminal, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -34,8 +34,38 @@ const MAX_WORKERS: usize = 4;
 /// The kernel gives no threads.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.min(MAX_WORKERS)).enable_all().build()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(cores.min(MAX_WORKERS)).enable_all().build()?;
+    // Lives as long as the process.
+    runtime.spawn(give_memory_back());
+    Ok(runtime)
 }
+
+/// How long after the start memory is first given back: by then it is over.
+const FIRST_AFTER: Duration = Duration::from_secs(2);
+/// Pause between two times.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
+
+/// Gives memory that is free in this process back to the machine. A start, and a hundred instances at once, need some for
+/// a moment that the allocator would keep for good.
+pub async fn give_memory_back() {
+    let mut pause = FIRST_AFTER;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = GIVE_BACK_EVERY;
+        trim();
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the C library's allocator has no other way")]
+fn trim() {
+    // SAFETY: a call that only touches memory that nobody has.
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+const fn trim() {}
 
 /// A token that is cancelled by the first SIGINT or SIGTERM. A second one ends the process at once.
 ///

@@ -38,6 +38,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     // hand each of them over, which costs more than the work.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;
+        tokio::spawn(daemon::give_memory_back());
         serve::run(config, shutdown).await.map_err(anyhow::Error::from)
     })
 }
