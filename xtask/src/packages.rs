@@ -80,8 +80,16 @@ pub(crate) const FOR_TEST: &[Need] = &[
 ];
 
 /// What the measurements need beyond that.
-pub(crate) const FOR_BENCH: &[Need] =
-    &[need(&["strace"], "strace", "strace", "to count how often an idle cluster waits for the disk")];
+pub(crate) const FOR_BENCH: &[Need] = &[
+    need(&["strace"], "strace", "strace", "to count how often an idle cluster waits for the disk"),
+    Need {
+        programs: &["ctr"],
+        why: "to compare our pulling of images with",
+        debian: "containerd",
+        fedora: "containerd",
+        service: Some("containerd"),
+    },
+];
 
 /// Installs what is missing of `needs`.
 ///

@@ -1,4 +1,4 @@
-//! Pull and unpack one image of one large layer, in turns with `skopeo copy` and `umoci unpack`.
+//! Pull and unpack one image of one large layer, in turns with `skopeo copy` and `umoci unpack`, and with `ctr`.
 
 use std::fs;
 use std::path::Path;
@@ -28,10 +28,11 @@ pub(super) fn measure(lab: &mut Lab, quick: bool, report: &mut Report) -> Result
     let reference = lab.registry().push(&large());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start tokio")?;
-    let (mut ours, mut theirs) = (Sample::default(), Sample::default());
+    let (mut ours, mut theirs, mut ctr) = (Sample::default(), Sample::default(), Sample::default());
     for _ in 0..rounds {
         ours.add_time(pull(&runtime, &reference)?);
         theirs.add_time(peer(&reference)?);
+        ctr.add_time(containerd(lab, &reference)?);
     }
     let ratio = theirs.median() / ours.median();
     report.add(&Finding {
@@ -44,6 +45,14 @@ pub(super) fn measure(lab: &mut Lab, quick: bool, report: &mut Report) -> Result
         measured: format!("{:.2} s (best {:.2}): {ratio:.1} ×", ours.median() / 1e3, ours.minimum() / 1e3),
         peer: format!("{:.2} s (best {:.2})", theirs.median() / 1e3, theirs.minimum() / 1e3),
         verdict: Verdict::of(ratio >= REACH),
+    });
+    let ratio = ctr.median() / ours.median();
+    report.add(&Finding {
+        what: "the same, beside containerd".to_owned(),
+        reach: "no slower than `ctr images pull`",
+        measured: format!("{:.2} s (best {:.2}): {ratio:.1} ×", ours.median() / 1e3, ours.minimum() / 1e3),
+        peer: format!("{:.2} s (best {:.2})", ctr.median() / 1e3, ctr.minimum() / 1e3),
+        verdict: Verdict::of(ratio >= 1.0),
     });
     report.note(&format!("Of {rounds} pulls each, in turns, from a registry on loopback, with an empty store each time. Neither waits for the disk: RIK has it put the image there afterwards, and pulls it again if the machine goes down before."));
     Ok(())
@@ -109,6 +118,32 @@ fn peer(reference: &str) -> Result<Duration> {
         .arg(folder.join("bundle")))?;
     let taken = begun.elapsed();
     fs::remove_dir_all(&folder).context("failed to clear what the peers made")?;
+    Ok(taken)
+}
+
+/// How long `ctr` takes, with a containerd of its own that has nothing yet.
+fn containerd(lab: &mut Lab, reference: &str) -> Result<Duration> {
+    let folder = Lab::root().join("containerd");
+    settle(&folder)?;
+    let socket = folder.join("sock");
+    let config = folder.join("config.toml");
+    // Its plugin for Kubernetes is of no use here, and wants a network of its own.
+    fs::write(&config, "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n")?;
+    let mut command = Command::new(programs::needed("containerd"));
+    command.arg("--config").arg(&config).arg("--address").arg(&socket);
+    command.arg("--root").arg(folder.join("root")).arg("--state").arg(folder.join("state"));
+    lab.start("containerd", &mut command);
+    let ctr = || {
+        let mut command = Command::new(programs::needed("ctr"));
+        command.arg("--address").arg(&socket);
+        command
+    };
+    e2e::wait_until(e2e::SHORT, "containerd to answer", || run(ctr().arg("version")));
+    let begun = Instant::now();
+    run(ctr().args(["images", "pull", "--plain-http", reference]))?;
+    let taken = begun.elapsed();
+    lab.stop("containerd");
+    fs::remove_dir_all(&folder).context("failed to clear what containerd made")?;
     Ok(taken)
 }
 

@@ -1,10 +1,13 @@
 //! Memory: every process of an idle cluster, and what a further pod costs beside its own processes.
 
+use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use e2e::{Lab, image, manifest};
+use model::Status;
+use serde_json::json;
 
 use super::{Hand, megabytes, remove_all_in_one, start_all_in_one};
 use crate::process::{pss, shim};
@@ -18,6 +21,8 @@ const REACH_PER_POD: f64 = 0.3;
 const SETTLE: Duration = Duration::from_secs(5);
 /// Pods by which the cost of one is found.
 const PODS: usize = 100;
+/// How often as many pods live and end.
+const TURNS: usize = 10;
 
 pub(super) fn measure(lab: &mut Lab, quick: bool, report: &mut Report) -> Result<()> {
     let pods = if quick { 20 } else { PODS };
@@ -35,7 +40,64 @@ fn four_programs(lab: &mut Lab, pods: usize, report: &mut Report) -> Result<()> 
         ("riklet", lab.daemon(e2e::lab::NODE).pid()),
         ("shim", shim()),
     ];
-    add(lab, "controller + scheduler + riklet + shim", &parts, pods, report)
+    add(lab, "controller + scheduler + riklet + shim", &parts, pods, report)?;
+    churn(lab, &parts, pods, report)
+}
+
+/// Lets many pods live and end, a turn of them after the other, and looks at what they leave in each process.
+fn churn(lab: &Lab, parts: &[(&str, u32)], in_a_turn: usize, report: &mut Report) -> Result<()> {
+    let mut hand = Hand::of(lab)?;
+    let mut lives = |turns: usize| -> Result<Duration> {
+        let begun = Instant::now();
+        for turn in 0..turns {
+            let workload =
+                lab.api().create_workload(&manifest::script(&format!("short-{turn}"), "busybox true"));
+            hand.reconnect()?;
+            hand.client.create(&json!({ "workload": workload, "replicas": in_a_turn }))?;
+            hand.watch.until(in_a_turn, Some(Status::Terminated))?;
+            hand.delete_workload(&workload, in_a_turn)?;
+        }
+        Ok(begun.elapsed())
+    };
+    // Buffers and pools grow to their size at first.
+    lives(2)?;
+    let (before, open_before) = (total(parts)?, held(parts)?);
+    let took = lives(TURNS)?;
+    let (after, open_after) = (total(parts)?, held(parts)?);
+    let count = in_a_turn * TURNS;
+    report.add(&Finding {
+        what: format!("{count} short-lived pods: what all four processes hold"),
+        reach: "no more descriptors or threads",
+        measured: format!(
+            "{} → {} descriptors, {} → {} threads; PSS {:.1} → {:.1} MB",
+            open_before.0,
+            open_after.0,
+            open_before.1,
+            open_after.1,
+            megabytes(before.0),
+            megabytes(after.0)
+        ),
+        peer: "–".to_owned(),
+        verdict: Verdict::of(open_after.0 <= open_before.0 && open_after.1 <= open_before.1),
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a thousand")]
+    let rate = count as f64 / took.as_secs_f64();
+    report.note(&format!(
+        "Short-lived pods: {in_a_turn} at once, {TURNS} times; created, run, ended and removed at {rate:.0}/s. Before: {}; after: {}.",
+        before.1, after.1
+    ));
+    Ok(())
+}
+
+/// Descriptors and threads of all of them.
+fn held(parts: &[(&str, u32)]) -> Result<(usize, usize)> {
+    let count = |pid: u32, what: &str| -> Result<usize> {
+        let entries = fs::read_dir(format!("/proc/{pid}/{what}"));
+        Ok(entries.with_context(|| format!("failed to look at process {pid}"))?.count())
+    };
+    parts.iter().try_fold((0, 0), |(files, threads), (_, pid)| {
+        Ok((files + count(*pid, "fd")?, threads + count(*pid, "task")?))
+    })
 }
 
 fn all_in_one(lab: &mut Lab, pods: usize, report: &mut Report) -> Result<()> {
