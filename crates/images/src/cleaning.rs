@@ -2,16 +2,19 @@
 //!
 //! *Guarantee*: an image that a root filesystem stands on, or that somebody is about to use, is never removed.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::image::{RemoveError, StoreError};
 use crate::limits::{DISK_HIGH_PERCENT, DISK_LOW_PERCENT, UNUSED_REST};
-use crate::store::{ImageStore, Inner};
-use crate::{Image, Reference};
+use crate::store::{ImageStore, Inner, blob_path};
+
+use crate::{Digest, Image, Reference};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,12 @@ impl ImageStore {
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::BrokenOff)?
     }
+
+    /// What [`Self::make_room`] last removed in this process, and when.
+    #[must_use]
+    pub fn last_cleared(&self) -> Option<(Timestamp, Cleaned)> {
+        self.inner.state().cleared.clone()
+    }
 }
 
 impl Inner {
@@ -56,7 +65,11 @@ impl Inner {
         if used_percent()? <= DISK_HIGH_PERCENT {
             return Ok(Cleaned::default());
         }
-        self.clean(UNUSED_REST, || Ok(used_percent()? < DISK_LOW_PERCENT))
+        let cleaned = self.clean(UNUSED_REST, || Ok(used_percent()? < DISK_LOW_PERCENT))?;
+        if !cleaned.removed.is_empty() {
+            self.state().cleared = Some((Timestamp::now(), cleaned.clone()));
+        }
+        Ok(cleaned)
     }
 
     /// Removes images that nothing stands on and that nobody asked for since `rest`, until there is enough room.
@@ -99,6 +112,19 @@ impl Inner {
         unused.sort();
         unused.into_iter().map(|(_, reference)| reference).collect()
     }
+}
+
+/// When images were last asked for, by their manifests.
+pub(crate) fn last_uses(
+    root: &Path,
+    images: &BTreeMap<String, Arc<Image>>,
+) -> BTreeMap<Digest, jiff::Timestamp> {
+    let last = |manifest: Digest| {
+        let modified =
+            fs::metadata(blob_path(root, manifest)).and_then(|metadata| metadata.modified()).ok()?;
+        Some((manifest, jiff::Timestamp::try_from(modified).ok()?))
+    };
+    images.values().filter_map(|image| last(image.manifest)).collect()
 }
 
 /// How full the store's file system is, as `df` counts.
@@ -172,6 +198,8 @@ mod tests {
         assert_eq!(names(&store.make_room().await.unwrap().removed), ["a"]);
         assert!(used_percent(&store.inner).unwrap() < DISK_LOW_PERCENT);
         assert_eq!(store.make_room().await.unwrap(), Cleaned::default());
+        let (_, cleared) = store.last_cleared().unwrap();
+        assert_eq!(names(&cleared.removed), ["a"], "it is still known when there is room again");
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
+use crate::cleaning::{Cleaned, last_uses};
 use crate::document::Config;
 use crate::image::{Image, ImageSummary, RemoveError, StoreError};
 use crate::implied::directories_path;
@@ -77,6 +78,8 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<String, Arc<Image>>,
     /// When somebody last asked for an image, by its manifest.
     pub(crate) used: BTreeMap<Digest, jiff::Timestamp>,
+    /// What was last removed because the disk was nearly full, and when.
+    pub(crate) cleared: Option<(jiff::Timestamp, Cleaned)>,
     /// Complete layers that no listed image has: of a pull under way, or of one that failed.
     loose: BTreeMap<Digest, LayerRecord>,
     /// How many pulls and loads need a layer to stay.
@@ -123,6 +126,7 @@ impl ImageStore {
             index,
             used: last_uses(&root, &images),
             images,
+            cleared: None,
             loose: BTreeMap::new(),
             pins: BTreeMap::new(),
         };
@@ -481,18 +485,8 @@ pub(crate) fn layer_path(root: &Path, diff_id: Digest) -> PathBuf {
     root.join("layers").join(diff_id.hex())
 }
 
-fn blob_path(root: &Path, digest: Digest) -> PathBuf {
+pub(crate) fn blob_path(root: &Path, digest: Digest) -> PathBuf {
     root.join("blobs/sha256").join(digest.hex())
-}
-
-/// When images were last asked for, by their manifests.
-fn last_uses(root: &Path, images: &BTreeMap<String, Arc<Image>>) -> BTreeMap<Digest, jiff::Timestamp> {
-    let last = |manifest: Digest| {
-        let modified =
-            fs::metadata(blob_path(root, manifest)).and_then(|metadata| metadata.modified()).ok()?;
-        Some((manifest, jiff::Timestamp::try_from(modified).ok()?))
-    };
-    images.values().filter_map(|image| last(image.manifest)).collect()
 }
 
 /// Reads the list and every image on it. An image with something missing is left out, and said so.

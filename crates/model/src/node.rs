@@ -113,9 +113,24 @@ pub struct NodeMetrics {
     /// What its microVMs run with by now: the first of them finds out whether the processor can run them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub microvms: String,
+    /// The last time that images had to go because its disk was nearly full.
+    #[serde(default, rename = "imagesCleared", skip_serializing_if = "Option::is_none")]
+    pub images_cleared: Option<ImagesCleared>,
     /// What the instances on it use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodMetrics>,
+}
+
+/// Images that went because a disk was nearly full: some that nothing used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImagesCleared {
+    /// When.
+    #[schema(value_type = String, format = "date-time")]
+    pub at: Timestamp,
+    /// Their names, in the order in which they went.
+    pub images: Vec<String>,
+    /// Bytes that came free.
+    pub bytes: u64,
 }
 
 /// A port that a program of the machine listens on.

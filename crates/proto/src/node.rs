@@ -13,7 +13,6 @@ use crate::{Epoch, relay::StreamRequest};
 
 /// From a riklet.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "the large one is sent once for each connection")]
 pub enum FromNode {
     /// The first message: who it is.
     Hello(Hello),

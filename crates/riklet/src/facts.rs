@@ -124,6 +124,7 @@ impl Meter {
             disks: disks(),
             listening: runtime::pod::listening(),
             microvms: String::new(),
+            images_cleared: None,
             pods: Vec::new(),
         }
     }

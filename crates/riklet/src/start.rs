@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use model::{Clock, NodeMetrics, quantity::Memory};
+use model::{Clock, NodeMetrics, node::ImagesCleared, quantity::Memory};
 use runtime::{
     Runtime,
     microvm::MicrovmConfig,
@@ -111,8 +111,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             Box::new(move || {
                 let pods = streams.pods();
                 let usage = pods.as_ref().map(|pods| pods.usage()).unwrap_or_default();
-                let microvms = pods.map(|pods| pods.microvms().told()).unwrap_or_default();
-                NodeMetrics { microvms, pods: pod_meter.measure(usage, Instant::now()), ..meter.measure() }
+                NodeMetrics {
+                    microvms: pods.as_ref().map(|pods| pods.microvms().told()).unwrap_or_default(),
+                    images_cleared: pods.as_ref().and_then(|pods| images_cleared(pods)),
+                    pods: pod_meter.measure(usage, Instant::now()),
+                    ..meter.measure()
+                }
             })
         },
         clock: Clock::new(Timestamp::now),
@@ -128,6 +132,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 struct Machine {
     user_namespaces: bool,
     runtimes: OciRuntimes,
+}
+
+/// What the store of images last removed because the disk was nearly full.
+fn images_cleared(pods: &PodRuntime) -> Option<ImagesCleared> {
+    let (at, cleaned) = pods.images().last_cleared()?;
+    let images = cleaned.removed.iter().map(ToString::to_string).collect();
+    Some(ImagesCleared { at, images, bytes: cleaned.freed_bytes })
 }
 
 fn opener(config: Config, streams: Arc<Streams>, machine: Machine) -> crate::agent::OpenRuntime {

@@ -8,6 +8,7 @@ use model::{
     ContainerStatus, Instance, PastRun, Reason, StartTimes, Status, WorkloadRecord, WorkloadSpec,
     api::{Event, NodeView},
     manifest::health::RestartPolicy,
+    node::ImagesCleared,
 };
 
 use self::sheet::Sheet;
@@ -205,6 +206,7 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
                 &format!("{} {} free of {}", disk.disk_name, bytes(disk.free), bytes(disk.total)),
             );
         }
+        sheet.maybe("Images cleared", metrics.images_cleared.as_ref().map(|cleared| in_words(cleared, now)));
     }
     sheet.field("Created", &stamp(now, node.created_at));
     let instances = resolve::every::<Instance>(client, &[("node", &node.name)])?;
@@ -221,6 +223,16 @@ fn node(client: &Client, name: &str) -> Result<Sheet, Failure> {
 )]
 fn gauge(count: f64) -> String {
     bytes(count as u64)
+}
+
+/// Images that had to go because the disk was nearly full.
+fn in_words(cleared: &ImagesCleared, now: Timestamp) -> String {
+    let freed = bytes(cleared.bytes);
+    format!(
+        "{}: {}, because the disk was nearly full ({freed} freed)",
+        stamp(now, cleared.at),
+        cleared.images.join(", ")
+    )
 }
 
 fn spec(sheet: &mut Sheet, spec: &WorkloadSpec, seen: &[ContainerStatus]) {
@@ -320,4 +332,20 @@ fn pairs(labels: &std::collections::BTreeMap<String, String>) -> String {
 
 fn words(words: &[String]) -> String {
     words.iter().map(|word| format!("{:?}", escape::line(word))).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_went_are_told_with_the_reason() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        let at = "2026-03-01T09:50:00Z".parse().unwrap();
+        let images = vec!["docker.io/library/a:1".to_owned(), "docker.io/library/b:1".to_owned()];
+        assert_eq!(
+            in_words(&ImagesCleared { at, images, bytes: 3 << 20 }, now),
+            "2026-03-01T09:50:00Z (10m ago): docker.io/library/a:1, docker.io/library/b:1, because the disk was nearly full (3.0 MiB freed)"
+        );
+    }
 }
