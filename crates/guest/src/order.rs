@@ -13,8 +13,12 @@ pub struct Machine {
     /// File with the state that it begins with, given to the VMM as its descriptor [`crate::vmm::STATE`]; without it, its
     /// kernel boots.
     pub template: Option<PathBuf>,
+    /// What the VMM is told by a socket of its own, if it is not told all by its arguments.
+    pub api: Option<Api>,
     /// Socket of the VMM that is the other end of the microVM's port.
     pub port: PathBuf,
+    /// Number of the agent's port, if that socket leads to all of them.
+    pub agent: Option<u32>,
     /// Seconds that the microVM has to come up.
     pub boot_seconds: u32,
     /// What the microVM is to be.
@@ -23,6 +27,25 @@ pub struct Machine {
     pub main: Order,
     /// Whether somebody may write to it.
     pub stdin: bool,
+}
+
+/// What a VMM is told by its own socket, before its machine runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Api {
+    /// The socket.
+    pub socket: PathBuf,
+    /// What it is told, in this order.
+    pub requests: Vec<ApiRequest>,
+}
+
+/// One request: something is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiRequest {
+    /// What.
+    pub path: String,
+    /// To what.
+    pub body: serde_json::Value,
 }
 
 /// What the machine inside is to be.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use model::quantity::Memory;
 use runtime::{
-    microvm::{AcceleratorWish, MicrovmConfig},
+    microvm::{AcceleratorWish, MicrovmConfig, VmmWish},
     pod::{Allowed, RegistryConfig, limits::DEFAULT_MEMORY},
 };
 use serde::{Deserialize, Serialize};
@@ -212,8 +212,15 @@ pub fn microvms_of_environment() -> anyhow::Result<MicrovmConfig> {
         "" => AcceleratorWish::Auto,
         other => other.parse().map_err(unfit("RIKLET_VM_ACCELERATOR"))?,
     };
+    let path = |name| Some(PathBuf::from(text(name))).filter(|path| !path.as_os_str().is_empty());
+    let vmm = match text("RIKLET_VMM").as_str() {
+        "" => VmmWish::Auto,
+        other => other.parse().map_err(unfit("RIKLET_VMM"))?,
+    };
     Ok(MicrovmConfig {
-        kernel: Some(PathBuf::from(text("KERNEL_LOCATION"))).filter(|path| !path.as_os_str().is_empty()),
+        kernel: path("KERNEL_LOCATION"),
+        vmm,
+        firecracker: path("FIRECRACKER_LOCATION"),
         accelerator,
         allowed: text("RIKLET_ROOTFS_ALLOW").parse().map_err(unfit("RIKLET_ROOTFS_ALLOW"))?,
     })

@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use model::quantity::Memory;
 use riklet::{config, facts, start};
 use runtime::{
-    microvm::{AcceleratorWish, Allowlist, MicrovmConfig},
+    microvm::{AcceleratorWish, Allowlist, MicrovmConfig, VmmWish},
     pod::{Allowed, KEEP_LOGS, link::ShimCommand},
 };
 
@@ -57,6 +57,12 @@ struct Run {
     /// Kernel that microVMs boot; the newest of the machine if absent
     #[arg(long, env = "KERNEL_LOCATION", value_name = "FILE")]
     kernel_path: Option<PathBuf>,
+    /// What runs microVMs: firecracker, qemu, or auto, which is Firecracker where it is and works
+    #[arg(long, env = "RIKLET_VMM", value_name = "VMM", default_value = "auto")]
+    vmm: VmmWish,
+    /// Firecracker's program; that of PATH, or of the working directory, if absent
+    #[arg(long, env = "FIRECRACKER_LOCATION", value_name = "FILE")]
+    firecracker_path: Option<PathBuf>,
     /// Who runs the instructions of microVMs: kvm, tcg (QEMU itself), or auto, which tries
     #[arg(long, env = "RIKLET_VM_ACCELERATOR", value_name = "WHO", default_value = "auto")]
     vm_accelerator: AcceleratorWish,
@@ -201,7 +207,9 @@ fn run(args: Run) -> anyhow::Result<()> {
         registries,
         shim: ShimCommand::default(),
         microvms: MicrovmConfig {
-            kernel: args.kernel_path,
+            kernel: args.kernel_path.filter(|path| !path.as_os_str().is_empty()),
+            vmm: args.vmm,
+            firecracker: args.firecracker_path.filter(|path| !path.as_os_str().is_empty()),
             accelerator: args.vm_accelerator,
             allowed: args.rootfs_allow,
         },

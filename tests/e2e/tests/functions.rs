@@ -430,3 +430,55 @@ fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default()).expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it is there");
 }
+
+/// Where the processor cannot run a guest, a program stands for Firecracker that takes its API as strictly, and looks at what
+/// a machine of it would be given.
+#[test]
+fn function_runs_by_firecracker_where_that_is_there() {
+    story(|lab| {
+        let fake = programs::built("firecracker-for-tests");
+        let api = lab.cluster();
+        start_with_firecracker(lab, &fake, "kvm");
+        let mut manifest = function("fire", "echo not seen");
+        manifest["spec"]["resources"] = json!({ "limits": { "cpu": "2", "memory": "256Mi" } });
+        let id = api.create_instance(&api.create_workload(&manifest), "fire");
+        let failed = api.wait_status(&id, "Failed");
+        assert_eq!((&failed["reason"], &failed["exitCode"]), (&json!("NonZeroExit"), &json!(7)), "{failed}");
+        let said = lab.rikctl(&["logs", "fire"]).good();
+        let expected =
+            "fire with 2 processors and 256 MiB, address true, clock true, random numbers 64: Run(";
+        assert!(said.starts_with(expected) && said.contains("echo not seen"), "{said}");
+        let told = format!("{} with the kernel ", fake.display());
+        wait_until(SHORT, "the node to tell what it runs them with", || {
+            let said = lab.rikctl(&["describe", "node", NODE]).good();
+            if said.contains(&told) && said.contains("by KVM (as configured)") { Ok(()) } else { Err(said) }
+        });
+    });
+}
+
+/// A riklet in place of the one that runs, with that program as Firecracker and nothing else.
+fn start_with_firecracker(lab: &mut Lab, program: &Path, accelerator: &str) {
+    lab.stop(NODE);
+    let mut command = lab::riklet(&Host::here(), NODE, &programs::built("riklet"));
+    command
+        .env("FIRECRACKER_LOCATION", program)
+        .env("RIKLET_VMM", "firecracker")
+        .env("RIKLET_VM_ACCELERATOR", accelerator);
+    lab.start(NODE, &mut command);
+    lab.api().wait_node(NODE, "Ready");
+}
+
+#[test]
+fn firecracker_that_cannot_run_the_kernel_is_told_with_the_reason() {
+    story(|lab| {
+        let api = lab.cluster();
+        start_with_firecracker(lab, Path::new("/bin/true"), "auto");
+        let id = api.create_instance(&api.create_workload(&function("fire", "echo not seen")), "fire");
+        let failed = api.wait_status(&id, "Failed");
+        assert_eq!(failed["reason"], "KindUnsupported", "{failed}");
+        let message = text(&failed["message"]);
+        // A machine without KVM says that instead.
+        let why = ["the VMM ended at once", "/dev/kvm: "].iter().any(|why| message.contains(why));
+        assert!(message.contains("true was tried: ") && why, "{failed}");
+    });
+}

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::{fd::AsRawFd, unix::fs::symlink},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::symlink,
+    },
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -19,7 +22,7 @@ use rustix::{
 use crate::{
     disk,
     order::Boot,
-    vmm::{PORT_NAME, TEMPLATE_WORD},
+    vmm::{AGENT_PORT, PORT_NAME, TEMPLATE_WORD, VSOCK_WORD},
 };
 
 /// Where the program's root is made.
@@ -52,11 +55,18 @@ pub(super) fn is_newborn() -> Result<(), &'static str> {
     if first && in_memory && untouched { Ok(()) } else { Err(refusal) }
 }
 
-/// Switches the machine off; does not come back.
-pub(super) fn power_off() -> ! {
+/// Whether this word is on the kernel's command line.
+fn is_said(word: &str) -> bool {
+    fs::read_to_string("/proc/cmdline").is_ok_and(|words| words.split_whitespace().any(|own| own == word))
+}
+
+/// Ends the machine; does not come back.
+pub(super) fn end() -> ! {
     rustix::fs::sync();
+    // Firecracker knows no switching off, and ends when the machine would start again.
+    let how = if is_said(VSOCK_WORD) { libc::RB_AUTOBOOT } else { libc::RB_POWER_OFF };
     // SAFETY: a plain call.
-    unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    unsafe { libc::reboot(how) };
     loop {
         // A kernel that does not know how: it is for the VMM to end then.
         thread::park();
@@ -113,8 +123,46 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, Str
     }
 }
 
-/// The port that leads outside: by its name, for its number differs.
-pub(super) fn find_port() -> Result<File, String> {
+/// What leads outside.
+pub(super) struct Port {
+    /// Both ways of it.
+    pub(super) file: File,
+    /// Whether it ends when the other side goes; else that comes back.
+    pub(super) ends: bool,
+}
+
+/// The port that leads outside.
+pub(super) fn find_port() -> Result<Port, String> {
+    if is_said(VSOCK_WORD) {
+        let file = accept_vsock().map_err(|error| format!("the port to the outside (vsock): {error}"))?;
+        return Ok(Port { file, ends: true });
+    }
+    find_named_port().map(|file| Port { file, ends: false })
+}
+
+/// Waits until somebody outside connects.
+fn accept_vsock() -> io::Result<File> {
+    let check = |done: libc::c_int| if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done) };
+    // SAFETY: every field of this struct may be zero.
+    let mut own: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    own.svm_family = libc::sa_family_t::try_from(libc::AF_VSOCK).unwrap_or_default();
+    own.svm_port = AGENT_PORT;
+    own.svm_cid = libc::VMADDR_CID_ANY;
+    let length = libc::socklen_t::try_from(size_of_val(&own)).unwrap_or_default();
+    // SAFETY: plain calls on values of this frame; a descriptor that is given is nobody else's.
+    unsafe {
+        let number = check(libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+        let listener = OwnedFd::from_raw_fd(number);
+        check(libc::bind(listener.as_raw_fd(), (&raw const own).cast(), length))?;
+        check(libc::listen(listener.as_raw_fd(), 1))?;
+        let (none, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let flags = libc::SOCK_CLOEXEC;
+        Ok(File::from_raw_fd(check(libc::accept4(listener.as_raw_fd(), none, no_length, flags))?))
+    }
+}
+
+/// The port of this name: its number differs.
+fn find_named_port() -> Result<File, String> {
     let path = wait_for("the port to the outside", || {
         let entries = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
         let own =
@@ -245,7 +293,7 @@ pub(super) fn oom_kills() -> u64 {
 pub(super) fn wipe_for_template() {
     /// Memory that is left alone, in KiB: the kernel's own reserves, and what goes on meanwhile.
     const LEFT_KIB: usize = 4 << 10;
-    let asked = fs::read_to_string("/proc/cmdline").is_ok_and(|words| words.contains(TEMPLATE_WORD));
+    let asked = is_said(TEMPLATE_WORD);
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let free = text.lines().find_map(|line| line.strip_prefix("MemFree:"));
     let free = free.and_then(|value| value.trim().trim_end_matches(" kB").parse::<usize>().ok());

@@ -34,6 +34,7 @@ use rustix::{
 };
 
 use self::{
+    machine::Port,
     program::{Beginner, Files, Outer},
     reaper::Reaper,
 };
@@ -65,7 +66,7 @@ pub fn main() -> ExitCode {
         // The console: nobody else listens.
         eprintln!("rik: {why}");
     }
-    machine::power_off()
+    machine::end()
 }
 
 /// Copies between standard files and this root, as its first two arguments after the word say.
@@ -88,13 +89,13 @@ pub fn copy() -> ExitCode {
 
 /// A port whose other end may be away for a while: a machine that begins from a template is there before anybody is
 /// connected to it. Who has gone for good ends the machine.
-struct Patient(File);
+struct Patient(Port);
 
 impl Read for Patient {
     fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(part) {
-                Ok(0) if !part.is_empty() => thread::sleep(LOOK_EVERY),
+            match self.0.file.read(part) {
+                Ok(0) if !self.0.ends && !part.is_empty() => thread::sleep(LOOK_EVERY),
                 other => return other,
             }
         }
@@ -157,7 +158,7 @@ fn live() -> Result<(), String> {
     machine::load_modules(machine::FIRST_MODULES);
     let port = machine::find_port()?;
     machine::wipe_for_template();
-    let out = port.try_clone().map_err(|error| format!("the port: {error}"))?;
+    let out = port.file.try_clone().map_err(|error| format!("the port: {error}"))?;
     let agent = Arc::new(Agent {
         wire: Wire::new(out),
         streams: Mutex::default(),

@@ -9,6 +9,7 @@
 //!
 //! *Guarantee*: whichever way the microVM ends, the supervisor ends too, and has said why.
 
+pub mod api;
 mod console;
 mod session;
 mod signals;
@@ -23,6 +24,10 @@ use std::{
 
 /// Name, inside, of the port that leads outside.
 pub const PORT_NAME: &str = "rik.0";
+/// Number, inside, of the port that leads outside where a machine has all of them (vsock).
+pub const AGENT_PORT: u32 = 1024;
+/// The word of the kernel's command line that says that the machine has those.
+pub const VSOCK_WORD: &str = "rik.vsock";
 /// File with the description of the microVM.
 pub const MACHINE_FILE: &str = "/vm/machine.json";
 /// Where sockets are: of the VMM, and of the supervisor for sessions.

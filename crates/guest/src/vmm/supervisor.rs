@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    MACHINE_FILE, OUT_OF_MEMORY, REASON_FILE, STATE,
+    MACHINE_FILE, OUT_OF_MEMORY, REASON_FILE, STATE, api,
     console::Console,
     lost,
     session::{self, Ends, become_terminal, pass_signals},
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     flow::{Wire, lock},
     frame::{Frame, MAIN, Pipe},
-    order::{Ended, Machine},
+    order::{Api, Ended, Machine},
 };
 
 /// Pause between two looks whether the VMM listens.
@@ -218,16 +218,15 @@ enum NotBegun {
     Lost(String),
 }
 
-/// Brings the microVM up to the point where its program has begun.
-fn boot(
+/// Tries until there is a connection, as long as the VMM lives.
+fn connect(
     vmm: &mut Child,
-    machine: &Machine,
     until: Instant,
-) -> Result<(Wire<UnixStream>, BufReader<UnixStream>), NotBegun> {
-    let late = || NotBegun::Lost(format!("the microVM did not come up within {} s", machine.boot_seconds));
-    let connection = loop {
-        match UnixStream::connect(&machine.port) {
-            Ok(connection) => break connection,
+    attempt: impl Fn() -> io::Result<UnixStream>,
+) -> Result<UnixStream, NotBegun> {
+    loop {
+        match attempt() {
+            Ok(connection) => return Ok(connection),
             Err(_not_yet) if Instant::now() < until => {}
             Err(error) => return Err(NotBegun::Lost(lost(&error))),
         }
@@ -235,7 +234,25 @@ fn boot(
             return Err(NotBegun::Lost(format!("the VMM ended at once ({status})")));
         }
         thread::sleep(LOOK_EVERY);
-    };
+    }
+}
+
+/// Brings the microVM up to the point where its program has begun.
+fn boot(
+    vmm: &mut Child,
+    machine: &Machine,
+    until: Instant,
+) -> Result<(Wire<UnixStream>, BufReader<UnixStream>), NotBegun> {
+    let late = || NotBegun::Lost(format!("the microVM did not come up within {} s", machine.boot_seconds));
+    if let Some(Api { socket, requests }) = &machine.api {
+        let socket = connect(vmm, until, || UnixStream::connect(socket))?;
+        api::tell(socket, requests).map_err(|error| NotBegun::Lost(error.to_string()))?;
+    }
+    let connection = connect(vmm, until, || {
+        let connection = UnixStream::connect(&machine.port)?;
+        machine.agent.map_or(Ok(()), |agent| api::ask_for(agent, &connection))?;
+        Ok(connection)
+    })?;
     let said = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(),
         io::ErrorKind::UnexpectedEof => {

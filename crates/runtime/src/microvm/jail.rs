@@ -19,8 +19,10 @@ use std::{
 };
 
 use super::{
+    find::Kind,
     initramfs::{self, GUEST},
     kernel::{self, Kernel},
+    vmlinux::unpacked,
 };
 
 /// The guest program in a jail.
@@ -59,8 +61,8 @@ const PLACES_OF_FILES: [&str; 7] =
 ///
 /// # Errors
 /// A file could not be found or copied; it is named.
-pub fn make(top: &Path, program: &Path, kernel: &Kernel) -> io::Result<PathBuf> {
-    let dir = top.join(key(program, kernel)?);
+pub(super) fn make(top: &Path, (kind, program): (Kind, &Path), kernel: &Kernel) -> io::Result<PathBuf> {
+    let dir = top.join(key((kind, program), kernel)?);
     if dir.is_dir() {
         return Ok(dir);
     }
@@ -80,19 +82,34 @@ pub fn make(top: &Path, program: &Path, kernel: &Kernel) -> io::Result<PathBuf> 
     for path in needed(program)? {
         copy(&path, &inside(&new, &path))?;
     }
-    make_dir(&inside(&new, Path::new(FIRMWARE)))?;
-    for name in FIRMWARE_FILES {
-        let found = FIRMWARE_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
-        if let Some(path) = found {
-            copy(&path, &inside(&new, &Path::new(FIRMWARE).join(name)))?;
+    let port = match kind {
+        Kind::Firecracker => {
+            write(&inside(&new, Path::new(KERNEL)), &unpacked(&kernel.path)?, 0o644)?;
+            "vmw_vsock_virtio_transport"
         }
-    }
+        Kind::Qemu => {
+            copy(&kernel.path, &inside(&new, Path::new(KERNEL)))?;
+            copy_firmware(&new)?;
+            "virtio_console"
+        }
+    };
     write(&inside(&new, Path::new(GUEST_PROGRAM)), GUEST, 0o755)?;
-    copy(&kernel.path, &inside(&new, Path::new(KERNEL)))?;
-    let initramfs = initramfs::build(&kernel::needed_modules(kernel)?)?;
+    let initramfs = initramfs::build(&kernel::needed_modules(kernel, port)?)?;
     write(&inside(&new, Path::new(INITRAMFS)), &initramfs, 0o644)?;
     fs::rename(&new, &dir)?;
     Ok(dir)
+}
+
+/// The files that QEMU reads beside itself.
+fn copy_firmware(jail: &Path) -> io::Result<()> {
+    make_dir(&inside(jail, Path::new(FIRMWARE)))?;
+    for name in FIRMWARE_FILES {
+        let found = FIRMWARE_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
+        if let Some(path) = found {
+            copy(&path, &inside(jail, &Path::new(FIRMWARE).join(name)))?;
+        }
+    }
+    Ok(())
 }
 
 /// The path in the jail of a path of the machine.
@@ -105,13 +122,13 @@ fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// What goes in, in one word.
-fn key(program: &Path, kernel: &Kernel) -> io::Result<String> {
+fn key((kind, program): (Kind, &Path), kernel: &Kernel) -> io::Result<String> {
     let mut hasher = DefaultHasher::new();
     for path in [program, &kernel.path] {
         let meta = fs::metadata(path).map_err(|error| named(path, &error))?;
         (path, meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino()).hash(&mut hasher);
     }
-    (&kernel.modules, GUEST).hash(&mut hasher);
+    (kind, &kernel.modules, GUEST).hash(&mut hasher);
     Ok(format!("{:016x}", hasher.finish()))
 }
 
@@ -158,14 +175,14 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Removes all jails but the one that is used from now on and those that something is still mounted from.
-pub fn remove_others(top: &Path, keep: &Path) {
+/// Removes all jails but those that are used from now on and those that something is still mounted from.
+pub(super) fn remove_others(top: &Path, keep: &[PathBuf]) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for entry in fs::read_dir(top).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name();
         let mounted = mounts.lines().any(|line| line.contains(&*name.to_string_lossy()));
-        if path != keep
+        if !keep.contains(&path)
             && path.is_dir()
             && !mounted
             && let Err(error) = fs::remove_dir_all(&path)

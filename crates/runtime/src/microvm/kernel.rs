@@ -14,8 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a guest needs to speak with the outside, and what is the same whatever it is to be.
-const FIRST: [&str; 6] = ["virtio_mmio", "virtio_console", "erofs", "overlay", "squashfs", "net_failover"];
+/// What a guest needs whatever it is to be.
+const FIRST: [&str; 5] = ["virtio_mmio", "erofs", "overlay", "squashfs", "net_failover"];
 /// The drivers that look at what is there when they are loaded: once it is known what that is.
 const OTHER: [&str; 2] = ["virtio_blk", "virtio_net"];
 /// What a module's signature ends with.
@@ -131,15 +131,15 @@ pub struct Modules {
     pub other: Vec<PathBuf>,
 }
 
-/// The modules that a guest needs of this kernel.
+/// The modules that a guest needs of this kernel, with the one by which it speaks with the outside.
 ///
 /// # Errors
 /// A module could not be read.
-pub fn needed_modules(kernel: &Kernel) -> io::Result<Modules> {
+pub fn needed_modules(kernel: &Kernel, port: &str) -> io::Result<Modules> {
     let Some(dir) = &kernel.modules else { return Ok(Modules::default()) };
     let known = known_modules(&dir.join("kernel"));
     let mut order = Vec::new();
-    for name in FIRST {
+    for name in FIRST.into_iter().chain([port]) {
         require(name, &known, &mut order, 0)?;
     }
     let count = order.len();
@@ -297,7 +297,7 @@ mod tests {
         );
         put(&dir.join("kernel/b/virtio_ring.ko"), &module(""));
         let kernel = Kernel { path: PathBuf::new(), modules: Some(dir) };
-        let order = needed_modules(&kernel).unwrap();
+        let order = needed_modules(&kernel, "virtio_console").unwrap();
         assert!(order.other.is_empty());
         let names: Vec<_> =
             order.first.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();

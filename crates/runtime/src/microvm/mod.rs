@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Pod:       container = the image's files     its process = the program
-//!  Function:  container = a VMM's jail (`jail`) its process = the supervisor (crate `guest`), which runs the VMM (`qemu`)
+//!  Function:  container = a VMM's jail (`jail`) its process = the supervisor (crate `guest`), which runs the VMM
+//!                         (`firecracker`, `qemu`: what each is told)
 //!                         image's files ─▶ one read-only disk (`erofs`, `roots`)
 //!                         kernel and its modules ─▶ `kernel`, `initramfs`
 //! ```
@@ -13,6 +14,8 @@
 //! *Guarantee*: what a machine of ours falls back to is told, with the reason, by [`Microvms::told`].
 
 pub mod erofs;
+mod find;
+mod firecracker;
 mod initramfs;
 pub mod jail;
 pub mod kernel;
@@ -21,29 +24,27 @@ mod probe;
 pub mod qemu;
 pub mod roots;
 mod template;
+mod vmlinux;
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
-    os::unix::fs::PermissionsExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use guest::order::Api;
 pub use images::Allowlist;
 use tokio::sync::OnceCell;
 
+pub use self::find::look;
 use self::{
-    kernel::Kernel,
-    qemu::{Accelerator, Shape},
+    find::{Found, find, in_words},
+    qemu::Accelerator,
 };
 
-/// Name of QEMU's program.
-const QEMU: &str = "qemu-system-x86_64";
 /// Largest machine that a template is made of, in MiB: while it is made, it takes as much of the node's memory.
 const MAX_TEMPLATE_MIB: u64 = 1 << 10;
-/// Directories that programs of an administrator are in, if `PATH` does not have them.
-const USUAL_DIRS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/libexec"];
 
 /// Who is to run the instructions of microVMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,22 +71,85 @@ impl std::str::FromStr for AcceleratorWish {
     }
 }
 
+/// Which VMM is to run microVMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VmmWish {
+    /// Firecracker, if it is there and can run the kernel; else QEMU.
+    #[default]
+    Auto,
+    /// Firecracker alone.
+    Firecracker,
+    /// QEMU alone.
+    Qemu,
+}
+
+impl std::str::FromStr for VmmWish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Firecracker),
+            "qemu" => Ok(Self::Qemu),
+            other => Err(format!("{other:?} is none of auto, firecracker and qemu")),
+        }
+    }
+}
+
 /// What the operator says about microVMs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MicrovmConfig {
     /// The kernel to boot, if not the newest of the machine.
     pub kernel: Option<PathBuf>,
+    /// Which VMM.
+    pub vmm: VmmWish,
+    /// Firecracker's program, if it is not where programs are.
+    pub firecracker: Option<PathBuf>,
     /// Who runs their instructions.
     pub accelerator: AcceleratorWish,
     /// Where root file systems may come from beside public addresses.
     pub allowed: Allowlist,
 }
 
-/// What is needed to run microVMs, as it was found.
+/// A VMM, and who runs its guests' instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vmm {
+    /// Firecracker: always the processor.
+    Firecracker,
+    /// QEMU.
+    Qemu(Accelerator),
+}
+
+impl Vmm {
+    /// Whether the processor runs guests, by the kernel's own virtual machines.
+    #[must_use]
+    pub const fn needs_kvm(self) -> bool {
+        matches!(self, Self::Firecracker | Self::Qemu(Accelerator::Kvm))
+    }
+}
+
+/// What one microVM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Virtual processors.
+    pub processors: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Whether it begins with a state that it is given, instead of booting.
+    pub from_template: bool,
+}
+
+/// How a VMM is begun, and its machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    program: PathBuf,
-    kernel: Kernel,
+pub struct Begin {
+    /// Its program and arguments.
+    pub command: Vec<String>,
+    /// What it is told then, if not all by those.
+    pub api: Option<Api>,
+    /// Its socket that is the other end of the machine's port.
+    pub port: PathBuf,
+    /// Number of the agent's port, if that socket leads to all of them.
+    pub agent: Option<u32>,
 }
 
 /// Everything that all microVMs of the node share.
@@ -93,10 +157,21 @@ struct Found {
 pub struct Ready {
     /// The root of their VMMs.
     pub jail: PathBuf,
-    /// QEMU, in it.
+    /// The VMM's program, in it.
     pub program: PathBuf,
-    /// Who runs their instructions.
-    pub accelerator: Accelerator,
+    /// Which one.
+    pub vmm: Vmm,
+}
+
+impl Ready {
+    /// How a machine of this shape is begun in its jail.
+    #[must_use]
+    pub fn begin(&self, shape: &Shape) -> Begin {
+        match self.vmm {
+            Vmm::Firecracker => firecracker::begin(&self.program, shape),
+            Vmm::Qemu(accelerator) => qemu::begin(&self.program, accelerator, shape),
+        }
+    }
 }
 
 /// The microVMs of a node. Clones are the same.
@@ -113,40 +188,8 @@ struct Shared {
     ready: OnceCell<Ready>,
     /// Templates by processors and memory; None where there is none.
     templates: tokio::sync::Mutex<BTreeMap<(u32, u64), Option<PathBuf>>>,
-    /// How instructions are run, and why so, once that was found out.
+    /// What they run with, and why so, once that was found out.
     told: Mutex<Option<String>>,
-}
-
-/// What microVMs would run with here: `yes` and with what, or why there can be none.
-///
-/// # Errors
-/// What is missing, and what to install.
-pub fn look(config: &MicrovmConfig) -> Result<String, String> {
-    find(config).map(|found| in_words(&found))
-}
-
-fn in_words(found: &Found) -> String {
-    format!("{} with the kernel {}", found.program.display(), found.kernel.path.display())
-}
-
-fn find(config: &MicrovmConfig) -> Result<Found, String> {
-    if !cfg!(target_arch = "x86_64") {
-        return Err("microVMs need a machine with an x86_64 processor".to_owned());
-    }
-    let program = find_program(QEMU).ok_or_else(|| {
-        format!("{QEMU} is not installed: the package is qemu-system-x86 (Debian, Ubuntu) or qemu-system-x86-core (Fedora)")
-    })?;
-    let kernel = kernel::find(config.kernel.as_deref()).map_err(|error| error.to_string())?;
-    Ok(Found { program, kernel })
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain(USUAL_DIRS.iter().map(PathBuf::from));
-    let runs = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
-    dirs.filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(runs)
 }
 
 impl Microvms {
@@ -180,7 +223,7 @@ impl Microvms {
 
     /// The template that a microVM of this shape begins with, made by the first one that asks; None if it has to boot.
     pub async fn template(&self, ready: &Ready, shape: &Shape) -> Option<PathBuf> {
-        if shape.accelerator == Accelerator::Kvm || shape.memory_mib > MAX_TEMPLATE_MIB {
+        if ready.vmm.needs_kvm() || shape.memory_mib > MAX_TEMPLATE_MIB {
             return None;
         }
         // Two at once would only slow each other down.
@@ -190,7 +233,7 @@ impl Microvms {
             return known.clone().filter(|path| path.is_file());
         }
         let (dir, ready, shape) = (self.shared.top.join(template::TEMPLATES), ready.clone(), *shape);
-        let work = move || template::make(&dir, &ready.program, &ready.jail, &shape);
+        let work = move || template::make(&dir, &ready, &shape);
         let made = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|made| made);
         if let Err(error) = &made {
             tracing::warn!(%error, "microVMs boot each time: no template could be made");
@@ -205,7 +248,7 @@ impl Microvms {
         match (&self.shared.found, &*self.shared.told.lock().unwrap_or_else(PoisonError::into_inner)) {
             (Err(why), _) => format!("no: {why}"),
             (Ok(found), None) => in_words(found),
-            (Ok(found), Some(how)) => format!("{}, {how}", in_words(found)),
+            (Ok(_), Some(told)) => told.clone(),
         }
     }
 
@@ -226,13 +269,34 @@ impl Microvms {
         let jails = self.shared.top.join("jails");
         let failed = |error: io::Error| format!("making the place for VMMs: {error}");
         make_private(&jails).map_err(failed)?;
-        let jail = jail::make(&jails, &found.program, &found.kernel).map_err(failed)?;
-        jail::remove_others(&jails, &jail);
-        template::remove_others(&self.shared.top.join(template::TEMPLATES), &jail);
-        let (accelerator, how) = probe::decide(self.shared.config.accelerator, &found.program, &jail);
-        tracing::info!(vmm = %found.program.display(), kernel = %found.kernel.path.display(), how, "microVMs can run");
-        *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
-        Ok(Ready { jail, program: found.program, accelerator })
+        let (mut kept, mut tried) = (Vec::new(), Vec::new());
+        for (kind, program) in &found.programs {
+            let wish = self.shared.config.accelerator;
+            let decided = probe::decide(wish, (*kind, program), || {
+                let jail = jail::make(&jails, (*kind, program), &found.kernel)?;
+                kept.push(jail.clone());
+                Ok(jail)
+            });
+            let (vmm, how) = match decided {
+                Ok(decided) => decided,
+                Err(why) => {
+                    tracing::info!(vmm = %program.display(), why, "a VMM that is here cannot run microVMs");
+                    tried.push(format!("{} was tried: {why}", program.display()));
+                    continue;
+                }
+            };
+            let jail = jail::make(&jails, (*kind, program), &found.kernel).map_err(failed)?;
+            kept.push(jail.clone());
+            jail::remove_others(&jails, &kept);
+            template::remove_others(&self.shared.top.join(template::TEMPLATES), &jail);
+            let how = std::iter::once(how).chain(tried).collect::<Vec<_>>().join("; ");
+            let kernel = found.kernel.path.display();
+            tracing::info!(vmm = %program.display(), %kernel, how, "microVMs can run");
+            let told = format!("{} with the kernel {kernel}, {how}", program.display());
+            *self.shared.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+            return Ok(Ready { jail, program: program.clone(), vmm });
+        }
+        Err(tried.join("; "))
     }
 }
 

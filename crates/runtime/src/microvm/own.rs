@@ -11,17 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::frame::Frame;
+use guest::{frame::Frame, order::Api, vmm::api};
 
-use super::qemu::{Shape, own_machine};
+use super::{Shape, Vmm, firecracker, qemu};
 use crate::pod::shim::through;
 
 /// Pause between two looks whether a socket is there.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Name of the socket by which the VMM is told things.
-const QMP: &str = "qmp.sock";
-/// Name of the socket of its port.
-const PORT: &str = "port.sock";
 
 /// A machine whose agent is there. It ends, and its directory goes, when it is let go.
 pub(super) struct OwnMachine {
@@ -34,7 +30,7 @@ pub(super) struct OwnMachine {
 impl OwnMachine {
     /// Boots one of this shape, with its sockets in a new directory beside the jail's: `<top>/<shelf>/<name>`.
     pub(super) fn boot(
-        program: &Path,
+        (vmm, program): (Vmm, &Path),
         jail: &Path,
         shape: &Shape,
         (dir, until): (PathBuf, Instant),
@@ -44,17 +40,24 @@ impl OwnMachine {
             _ => {}
         }
         super::make_private(&dir)?;
+        let run = |name: &str| seen_from_jail(&dir, name);
+        let begin = match vmm {
+            Vmm::Firecracker => firecracker::own_machine(program, shape, &run),
+            Vmm::Qemu(accelerator) => qemu::own_machine(program, accelerator, shape, &run),
+        };
         let mut command = Command::new(program);
         command
-            .args(own_machine(shape, &seen_from_jail(&dir, PORT)))
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", seen_from_jail(&dir, QMP))])
+            .args(begin.command.get(1..).unwrap_or_default())
             .current_dir(jail)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut machine = Self { vmm: command.spawn()?, dir, port: None };
-        let port = machine.connect(PORT, until)?;
+        if let Some(Api { socket, requests }) = &begin.api {
+            api::tell(machine.connect(socket, None, until)?, requests)?;
+        }
+        let port = machine.connect(&begin.port, begin.agent, until)?;
         let left = until.saturating_duration_since(Instant::now()).max(LOOK_EVERY);
         port.set_read_timeout(Some(left))?;
         let first = Frame::read(BufReader::new(&port));
@@ -71,7 +74,7 @@ impl OwnMachine {
 
     /// The socket by which the VMM is told things.
     pub(super) fn qmp(&mut self, until: Instant) -> io::Result<UnixStream> {
-        self.connect(QMP, until)
+        self.connect(Path::new(qemu::QMP_SOCKET), None, until)
     }
 
     /// What a socket of this name in the machine's directory is called for the VMM.
@@ -84,12 +87,17 @@ impl OwnMachine {
         &self.dir
     }
 
-    fn connect(&mut self, name: &str, until: Instant) -> io::Result<UnixStream> {
+    /// Connects to a socket of its directory, and there to the agent's port if there are several.
+    fn connect(&mut self, socket: &Path, agent: Option<u32>, until: Instant) -> io::Result<UnixStream> {
         // The addresses of sockets are short.
         let held = File::open(&self.dir)?;
-        let socket = through(&held).join(name);
+        let socket = through(&held).join(socket.file_name().unwrap_or_default());
         loop {
-            match UnixStream::connect(&socket) {
+            let attempt = UnixStream::connect(&socket).and_then(|stream| {
+                agent.map_or(Ok(()), |agent| api::ask_for(agent, &stream))?;
+                Ok(stream)
+            });
+            match attempt {
                 Ok(stream) => return Ok(stream),
                 Err(error) if Instant::now() > until => return Err(error),
                 Err(_not_yet) => {}

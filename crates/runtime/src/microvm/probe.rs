@@ -5,18 +5,14 @@
 
 use std::{
     arch::x86_64::_rdtsc,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AcceleratorWish,
-    own::OwnMachine,
-    qemu::{Accelerator, Shape},
-};
+use super::{AcceleratorWish, Shape, Vmm, find::Kind, own::OwnMachine, qemu::Accelerator};
 use crate::pod::files::{read_whole, write_whole};
 
 /// The kernel's door to the processor's own virtual machines.
@@ -38,34 +34,53 @@ struct Verdict {
     why_not: Option<String>,
 }
 
-/// Who runs instructions, and the words about it.
-pub(super) fn decide(wish: AcceleratorWish, program: &Path, jail: &Path) -> (Accelerator, String) {
-    let emulated = |why: &str| (Accelerator::Tcg(counter_khz()), format!("emulated ({why})"));
-    match wish {
-        AcceleratorWish::Kvm => (Accelerator::Kvm, "by KVM (as configured)".to_owned()),
-        AcceleratorWish::Tcg => emulated("as configured"),
-        AcceleratorWish::Auto => match verdict(program, jail) {
-            None => (Accelerator::Kvm, "by KVM".to_owned()),
-            Some(why) => emulated(&format!("KVM was tried: {why}")),
+/// Which VMM by whom, and the words about it. `jail` makes the jail of the one that is asked about, if it has to be tried.
+///
+/// # Errors
+/// Why it cannot run guests.
+pub(super) fn decide(
+    wish: AcceleratorWish,
+    (kind, program): (Kind, &Path),
+    jail: impl FnOnce() -> io::Result<PathBuf>,
+) -> Result<(Vmm, String), String> {
+    let by_processor = match kind {
+        Kind::Firecracker => Vmm::Firecracker,
+        Kind::Qemu => Vmm::Qemu(Accelerator::Kvm),
+    };
+    let emulated = |why: &str| (Vmm::Qemu(Accelerator::Tcg(counter_khz())), format!("emulated ({why})"));
+    let why = match wish {
+        AcceleratorWish::Kvm => return Ok((by_processor, "by KVM (as configured)".to_owned())),
+        AcceleratorWish::Tcg => return Ok(emulated("as configured")),
+        AcceleratorWish::Auto => match verdict((by_processor, program), jail) {
+            None => return Ok((by_processor, "by KVM".to_owned())),
+            Some(why) => why,
         },
+    };
+    match kind {
+        Kind::Firecracker => Err(why),
+        Kind::Qemu => Ok(emulated(&format!("KVM was tried: {why}"))),
     }
 }
 
-/// Why the processor cannot run guests; None if it can. Remembered.
-fn verdict(program: &Path, jail: &Path) -> Option<String> {
+/// Why the processor cannot run guests by this VMM; None if it can. Remembered.
+fn verdict((vmm, program): (Vmm, &Path), jail: impl FnOnce() -> io::Result<PathBuf>) -> Option<String> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open(KVM) {
         return Some(format!("{KVM}: {error}"));
     }
-    let place = jail.with_file_name("kvm.json");
+    let jail = match jail() {
+        Ok(jail) => jail,
+        Err(error) => return Some(error.to_string()),
+    };
+    let place = jail.with_file_name(if vmm == Vmm::Firecracker { "firecracker.json" } else { "kvm.json" });
     let machine = machine();
     // A verdict that cannot be read is found again.
     let known: Option<Verdict> = read_whole(&place).ok().flatten();
     if let Some(known) = known.filter(|known| known.jail == jail && known.machine == machine) {
         return known.why_not;
     }
-    tracing::info!("trying whether the processor can run microVMs by itself (KVM)");
-    let why_not = try_out(program, jail).err();
-    let verdict = Verdict { jail: jail.to_owned(), machine, why_not: why_not.clone() };
+    tracing::info!(vmm = %program.display(), "trying whether the processor can run microVMs by itself (KVM)");
+    let why_not = try_out((vmm, program), &jail).err();
+    let verdict = Verdict { jail, machine, why_not: why_not.clone() };
     if let Err(error) = write_whole(&place, &verdict) {
         tracing::warn!(%error, "whether KVM works is not remembered");
     }
@@ -79,11 +94,11 @@ fn machine() -> String {
 }
 
 /// Boots the kernel by the processor until the agent speaks.
-fn try_out(program: &Path, jail: &Path) -> Result<(), String> {
+fn try_out(vmm: (Vmm, &Path), jail: &Path) -> Result<(), String> {
     let until = Instant::now() + COMES_UP_WITHIN;
-    let shape = Shape { accelerator: Accelerator::Kvm, processors: 1, memory_mib: 128, from_template: false };
+    let shape = Shape { processors: 1, memory_mib: 128, from_template: false };
     let dir = jail.with_file_name("kvm.new");
-    OwnMachine::boot(program, jail, &shape, (dir, until)).map(drop).map_err(|error| error.to_string())
+    OwnMachine::boot(vmm, jail, &shape, (dir, until)).map(drop).map_err(|error| error.to_string())
 }
 
 /// How fast the time stamp counter runs, in kHz.
@@ -111,8 +126,9 @@ mod tests {
 
     #[test]
     fn emulation_tells_why() {
-        let (accelerator, words) = decide(AcceleratorWish::Tcg, Path::new("/q"), Path::new("/j"));
-        assert!(matches!(accelerator, Accelerator::Tcg(_)));
+        let never = || -> io::Result<PathBuf> { unreachable!("nothing is to be tried") };
+        let (vmm, words) = decide(AcceleratorWish::Tcg, (Kind::Qemu, Path::new("/q")), never).unwrap();
+        assert!(matches!(vmm, Vmm::Qemu(Accelerator::Tcg(_))));
         assert_eq!(words, "emulated (as configured)");
     }
 }

@@ -1,11 +1,21 @@
 //! The QEMU driver: a machine as small as QEMU has one (`microvm`), with nothing but a disk, a link and a port.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use guest::vmm::{PORT_NAME, RUN_DIR, STATE, TEMPLATE_WORD};
 use network::{GUEST_ADDRESS, TAP_LINK};
 
-use super::jail::{FIRMWARE, INITRAMFS, KERNEL, ROOT};
+use super::{
+    Begin, Shape,
+    jail::{FIRMWARE, INITRAMFS, KERNEL, ROOT},
+};
+
+/// Name of its program.
+pub(super) const PROGRAM: &str = "qemu-system-x86_64";
+/// Name of the socket of its port.
+const PORT_SOCKET: &str = "port.sock";
+/// Name of the socket by which a machine of ours is told things.
+pub(super) const QMP_SOCKET: &str = "qmp.sock";
 
 /// Emulation: with 64 MiB for translated code, where QEMU would take up to a gigabyte, which no limit of ours has room
 /// for; of a processor with all that QEMU knows, since programs of today want more than the first of its kind had. One that
@@ -22,45 +32,37 @@ pub enum Accelerator {
     Tcg(u64),
 }
 
-/// What one microVM has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Who runs its instructions.
-    pub accelerator: Accelerator,
-    /// Virtual processors.
-    pub processors: u32,
-    /// Memory, in MiB.
-    pub memory_mib: u64,
-    /// Whether it begins with a state that it is given, instead of booting.
-    pub from_template: bool,
-}
-
-/// Socket, in the jail, of the port.
+/// How a machine of this shape is begun in its jail. Nothing in it comes from a user.
 #[must_use]
-pub fn port_socket() -> String {
-    format!("{RUN_DIR}/port.sock")
-}
-
-/// QEMU and its arguments, as it is begun in its jail. Nothing in them comes from a user.
-#[must_use]
-pub fn command(program: &Path, shape: &Shape) -> Vec<String> {
-    let jail = Surroundings { top: "/", root: ROOT, port: &port_socket(), link: true, word: "" };
-    let mut words = vec![program.display().to_string()];
-    words.extend(arguments(shape, &jail));
+pub(super) fn begin(program: &Path, accelerator: Accelerator, shape: &Shape) -> Begin {
+    let port = format!("{RUN_DIR}/{PORT_SOCKET}");
+    let jail = Surroundings { top: "/", root: ROOT, port: &port, link: true, word: "" };
+    let mut command = vec![program.display().to_string()];
+    command.extend(arguments(accelerator, shape, &jail));
     if shape.from_template {
-        words.extend(["-incoming".to_owned(), format!("fd:{STATE}")]);
+        command.extend(["-incoming".to_owned(), format!("fd:{STATE}")]);
     }
-    words
+    Begin { command, api: None, port: PathBuf::from(port), agent: None }
 }
 
-/// QEMU's arguments for a machine of ours that runs nothing of anybody's: to try the processor, and to take templates of.
-/// It has the same devices as others, with nothing behind them, and is begun in the directory of the jail; `port` is the
-/// path of its port's socket from there.
+/// How a machine of ours is begun that runs nothing of anybody's: to try the processor, and to take templates of. It has the
+/// same devices as others, with nothing behind them, and is begun in the directory of the jail; `run` says where its sockets
+/// are from there.
 #[must_use]
-pub(super) fn own_machine(shape: &Shape, port: &str) -> Vec<String> {
+pub(super) fn own_machine(
+    program: &Path,
+    accelerator: Accelerator,
+    shape: &Shape,
+    run: &dyn Fn(&str) -> String,
+) -> Begin {
     // The disk's driver is not there before the agent has been spoken to, so that what is on it does not matter.
     let root = INITRAMFS.trim_start_matches('/');
-    arguments(shape, &Surroundings { top: "", root, port, link: false, word: TEMPLATE_WORD })
+    let port = run(PORT_SOCKET);
+    let around = Surroundings { top: "", root, port: &port, link: false, word: TEMPLATE_WORD };
+    let mut command = vec![program.display().to_string()];
+    command.extend(arguments(accelerator, shape, &around));
+    command.extend(["-qmp".to_owned(), format!("unix:{},server=on,wait=off", run(QMP_SOCKET))]);
+    Begin { command, api: None, port: PathBuf::from(port), agent: None }
 }
 
 /// Where a machine finds what is its own.
@@ -77,9 +79,9 @@ struct Surroundings<'a> {
     word: &'a str,
 }
 
-fn arguments(shape: &Shape, around: &Surroundings<'_>) -> Vec<String> {
+fn arguments(accelerator: Accelerator, shape: &Shape, around: &Surroundings<'_>) -> Vec<String> {
     let Shape { processors, memory_mib, .. } = shape;
-    let (accelerator, clock) = match shape.accelerator {
+    let (accelerator, clock) = match accelerator {
         Accelerator::Kvm => ("kvm -cpu host", String::new()),
         // Without it the kernel does not find out how fast its clock runs, and never comes up; nor has it a clock that it
         // trusts, finer than its tick.
@@ -117,13 +119,9 @@ mod tests {
 
     #[test]
     fn command_line_has_all_that_a_microvm_needs_and_nothing_to_reach_out_with() {
-        let shape = Shape {
-            accelerator: Accelerator::Tcg(2_400_000),
-            processors: 1,
-            memory_mib: 128,
-            from_template: false,
-        };
-        insta::assert_snapshot!(command(Path::new("/usr/bin/qemu-system-x86_64"), &shape).join("\n"), @r#"
+        let (tcg, program) = (Accelerator::Tcg(2_400_000), Path::new("/usr/bin/qemu-system-x86_64"));
+        let shape = Shape { processors: 1, memory_mib: 128, from_template: false };
+        insta::assert_snapshot!(begin(program, tcg, &shape).command.join("\n"), @r#"
         /usr/bin/qemu-system-x86_64
         -M
         microvm,acpi=on,isa-serial=on
@@ -167,29 +165,28 @@ mod tests {
         -append
         console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc=reliable tsc_early_khz=2400000
         "#);
-        let kvm = Shape { accelerator: Accelerator::Kvm, from_template: true, ..shape };
-        let words = command(Path::new("/q"), &kvm).join(" ");
+        let shape = Shape { from_template: true, ..shape };
+        let words = begin(Path::new("/q"), Accelerator::Kvm, &shape).command.join(" ");
         assert!(words.contains("-accel kvm") && !words.contains("tsc="), "{words}");
         assert!(words.contains("-incoming fd:4"), "{words}");
     }
 
     #[test]
     fn template_has_the_devices_of_its_clones_and_nothing_behind_them() {
-        let shape = Shape {
-            accelerator: Accelerator::Tcg(2_400_000),
-            processors: 2,
-            memory_mib: 256,
-            from_template: false,
-        };
+        let (tcg, program) = (Accelerator::Tcg(2_400_000), Path::new("/usr/bin/qemu"));
+        let shape = Shape { processors: 2, memory_mib: 256, from_template: false };
         let devices = |words: &[String]| -> Vec<String> {
             let pairs = words.windows(2).filter(|pair| pair.first().is_some_and(|word| word == "-device"));
             pairs.filter_map(|pair| Some(pair.get(1)?.replace(",netdev=net", ""))).collect()
         };
-        let clone = command(Path::new("/usr/bin/qemu"), &shape);
-        let words = own_machine(&shape, "../x/port.sock");
+        let clone = begin(program, tcg, &shape).command;
+        let words = own_machine(program, tcg, &shape, &|name| format!("../x/{name}")).command;
         assert_eq!(devices(&words), devices(&clone));
         let line = words.join(" ");
         assert!(!line.contains("tap") && line.contains("-kernel vm/kernel -initrd vm/initramfs"), "{line}");
-        assert!(line.contains("-smp 2 -m 256M") && line.ends_with("rik.template"), "{line}");
+        assert!(
+            line.contains("-smp 2 -m 256M") && line.contains("rik.template -qmp unix:../x/qmp.sock,"),
+            "{line}"
+        );
     }
 }

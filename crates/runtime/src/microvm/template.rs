@@ -26,7 +26,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{own::OwnMachine, qemu::Shape};
+use super::{Ready, Shape, own::OwnMachine};
 use crate::pod::shim::through;
 
 /// Name of the directory of all of them, beside that of the jails.
@@ -49,7 +49,8 @@ pub(super) fn path(templates: &Path, jail: &Path, shape: &Shape) -> PathBuf {
 }
 
 /// Makes the template of a shape, unless it is there. Takes as long as a boot.
-pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape) -> io::Result<PathBuf> {
+pub(super) fn make(templates: &Path, ready: &Ready, shape: &Shape) -> io::Result<PathBuf> {
+    let Ready { jail, program, vmm } = ready;
     let path = path(templates, jail, shape);
     if path.is_file() {
         return Ok(path);
@@ -57,7 +58,7 @@ pub(super) fn make(templates: &Path, program: &Path, jail: &Path, shape: &Shape)
     super::make_private(templates)?;
     make_room(templates);
     let until = Instant::now() + MADE_WITHIN;
-    let mut machine = OwnMachine::boot(program, jail, shape, (path.with_extension("new"), until))?;
+    let mut machine = OwnMachine::boot((*vmm, program), jail, shape, (path.with_extension("new"), until))?;
     thread::sleep(SETTLED_AFTER);
     let state = save(&mut machine, until)?;
     fs::set_permissions(&state, fs::Permissions::from_mode(0o444))?;

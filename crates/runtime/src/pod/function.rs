@@ -54,9 +54,8 @@ use super::{
 use crate::{
     InstanceSpec, Progress, RuntimeError,
     microvm::{
-        Ready,
+        Begin, Ready, Shape,
         jail::{GUEST_PROGRAM, ROOT, TEMPLATE},
-        qemu::{self, Accelerator, Shape},
     },
 };
 
@@ -122,13 +121,12 @@ fn memory_bytes(spec: &WorkloadSpec) -> u64 {
 }
 
 /// What one microVM has: as many processors as its limit needs, and no more than the machine has.
-fn shape(spec: &WorkloadSpec, accelerator: Accelerator, machine: &Machine) -> Shape {
+fn shape(spec: &WorkloadSpec, machine: &Machine) -> Shape {
     let container = spec.containers.first().and_then(|own| own.resources.as_ref());
     let limits = [container, spec.resources.as_ref()].into_iter().flatten().find_map(|own| own.limits?.cpu);
     let Cpu(millis) = limits.unwrap_or(Cpu(1_000));
     let processors = u32::try_from(millis.div_ceil(1_000)).unwrap_or(u32::MAX);
     Shape {
-        accelerator,
         processors: processors.clamp(1, machine.processors.max(1)),
         memory_mib: memory_bytes(spec) >> 20,
         from_template: false,
@@ -196,7 +194,7 @@ impl PodRuntime {
         let ready = self.microvms_ready().await?;
         let root = self.shared.roots.get(&content.root);
         let root = root.ok_or_else(|| fault::files(io::Error::other("its root file system is gone")))?;
-        let shape = shape(&record.spec.spec, ready.accelerator, &self.shared.machine);
+        let shape = shape(&record.spec.spec, &self.shared.machine);
         let template = self.shared.microvms.template(&ready, &shape).await;
         let warm = template.is_some();
         let content = Content { template, ..content };
@@ -277,7 +275,7 @@ impl PodRuntime {
         let ready = self.microvms_ready().await?;
         let (place, record) = (place.clone(), record.clone());
         let (gateway, prefix, mtu) = self.shared.network.surroundings();
-        let shape = shape(&record.spec.spec, ready.accelerator, &self.shared.machine);
+        let shape = shape(&record.spec.spec, &self.shared.machine);
         let work = move || {
             let Some(container) = record.spec.spec.containers.first() else {
                 return Err(fault::files(io::ErrorKind::NotFound.into()));
@@ -300,10 +298,13 @@ impl PodRuntime {
                 ..Boot::default()
             };
             let task = Task::Run(program(&whole, &content, &security, &record.spec)?);
+            let Begin { command, api, port, agent } = ready.begin(&shape);
             let machine = Guest {
-                vmm: qemu::command(&ready.program, &shape),
+                vmm: command,
                 template: from_template.then(|| TEMPLATE.into()),
-                port: qemu::port_socket().into(),
+                api,
+                port,
+                agent,
                 boot_seconds: BOOT_SECONDS,
                 boot,
                 main: Order { task, terminal: container.tty.then_some((24, 80)), user: String::new() },
@@ -382,7 +383,7 @@ fn jail_mounts(
         bind(&shown.join(TUN.0), "/dev/net/tun", "rw"),
     ];
     mounts.extend(template.map(|template| bind(template, TEMPLATE, "ro")));
-    if ready.accelerator == Accelerator::Kvm {
+    if ready.vmm.needs_kvm() {
         mounts.push(bind(&shown.join(KVM.0), "/dev/kvm", "rw"));
     }
     mounts

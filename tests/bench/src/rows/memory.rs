@@ -19,6 +19,8 @@ const REACH: f64 = 25.0;
 const REACH_PER_POD: f64 = 0.3;
 /// How long processes are left alone before they count as idle.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long threads that waited for the disk, and memory that is free, may stay.
+const REST: Duration = Duration::from_secs(40);
 /// Pods by which the cost of one is found.
 const PODS: usize = 100;
 /// How often as many pods live and end.
@@ -61,8 +63,10 @@ fn churn(lab: &Lab, parts: &[(&str, u32)], in_a_turn: usize, report: &mut Report
     };
     // Buffers and pools grow to their size at first.
     lives(2)?;
+    thread::sleep(REST);
     let (before, open_before) = (total(parts)?, held(parts)?);
     let took = lives(TURNS)?;
+    thread::sleep(REST);
     let (after, open_after) = (total(parts)?, held(parts)?);
     let count = in_a_turn * TURNS;
     report.add(&Finding {
