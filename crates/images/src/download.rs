@@ -12,6 +12,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -51,11 +52,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Name under which hosts see us.
 const USER_AGENT: &str = concat!("rik/", env!("CARGO_PKG_VERSION"));
 
-/// Hosts and networks beside the public ones: names, addresses and `address/length`, with commas between them.
+/// Hosts and networks beside the public ones (names, addresses and `address/length`) and directories of this machine
+/// (absolute paths), with commas between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowlist {
     hosts: Vec<String>,
     networks: Vec<(IpAddr, u8)>,
+    directories: Vec<PathBuf>,
 }
 
 impl Allowlist {
@@ -64,6 +67,12 @@ impl Allowlist {
     pub fn with_loopback(mut self) -> Self {
         self.networks.push((IpAddr::V4(Ipv4Addr::LOCALHOST), 8));
         self
+    }
+
+    /// Directories of this machine.
+    #[must_use]
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// Whether this address of this host may be connected to.
@@ -84,6 +93,10 @@ impl FromStr for Allowlist {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut list = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            if part.starts_with('/') {
+                list.directories.push(PathBuf::from(part));
+                continue;
+            }
             let (address, length) = part.split_once('/').map_or((part, None), |(a, b)| (a, Some(b)));
             match (address.parse::<IpAddr>(), length) {
                 (Ok(address), None) => {
@@ -100,7 +113,9 @@ impl FromStr for Allowlist {
                 {
                     list.hosts.push(part.trim_end_matches('.').to_owned());
                 }
-                (Err(_), _) => return Err(format!("{part:?} is neither a host nor a network")),
+                (Err(_), _) => {
+                    return Err(format!("{part:?} is neither a host nor a network nor a directory"));
+                }
             }
         }
         Ok(list)

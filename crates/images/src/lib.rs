@@ -28,6 +28,7 @@ mod implied;
 mod index;
 mod limits;
 mod load;
+mod local;
 mod login;
 mod overlay;
 mod pull;
@@ -50,6 +51,7 @@ pub use download::{
     Allowlist, DownloadError, DownloadFault, Downloaded, Validators, download, shown as shown_url,
 };
 pub use image::{Image, ImageSummary, LoadError, Progress, PullError, RemoveError, StoreError};
+pub use local::take_file;
 pub use login::{LoginError, Logins};
 pub use pull::Wish;
 pub use reference::{Reference, ReferenceError, ReferenceFault};

@@ -27,6 +27,39 @@ struct Cli {
     run: Run,
 }
 
+/// What the operator says about microVMs.
+#[derive(Debug, Args)]
+struct MicrovmArgs {
+    /// Kernel that microVMs boot; the newest of the machine if absent
+    #[arg(long, env = "KERNEL_LOCATION", value_name = "FILE")]
+    kernel_path: Option<PathBuf>,
+    /// What runs microVMs: firecracker, qemu, or auto, which is Firecracker where it is and works
+    #[arg(long, env = "RIKLET_VMM", value_name = "VMM", default_value = "auto")]
+    vmm: VmmWish,
+    /// Firecracker's program; that of PATH, or of the working directory, if absent
+    #[arg(long, env = "FIRECRACKER_LOCATION", value_name = "FILE")]
+    firecracker_path: Option<PathBuf>,
+    /// Who runs the instructions of microVMs: kvm, tcg (QEMU itself), or auto, which tries
+    #[arg(long, env = "RIKLET_VM_ACCELERATOR", value_name = "WHO", default_value = "auto")]
+    vm_accelerator: AcceleratorWish,
+    /// Hosts, networks and directories of the node that root file systems may come from beside public addresses, with commas between them
+    #[arg(long, env = "RIKLET_ROOTFS_ALLOW", value_name = "PLACES", default_value = "")]
+    rootfs_allow: Allowlist,
+}
+
+impl MicrovmArgs {
+    fn config(self) -> MicrovmConfig {
+        let named = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        MicrovmConfig {
+            kernel: named(self.kernel_path),
+            vmm: self.vmm,
+            firecracker: named(self.firecracker_path),
+            accelerator: self.vm_accelerator,
+            allowed: self.rootfs_allow,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Take away everything of a riklet: instances, network, images, records
@@ -54,21 +87,8 @@ struct Run {
     /// Say more; twice says everything
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-    /// Kernel that microVMs boot; the newest of the machine if absent
-    #[arg(long, env = "KERNEL_LOCATION", value_name = "FILE")]
-    kernel_path: Option<PathBuf>,
-    /// What runs microVMs: firecracker, qemu, or auto, which is Firecracker where it is and works
-    #[arg(long, env = "RIKLET_VMM", value_name = "VMM", default_value = "auto")]
-    vmm: VmmWish,
-    /// Firecracker's program; that of PATH, or of the working directory, if absent
-    #[arg(long, env = "FIRECRACKER_LOCATION", value_name = "FILE")]
-    firecracker_path: Option<PathBuf>,
-    /// Who runs the instructions of microVMs: kvm, tcg (QEMU itself), or auto, which tries
-    #[arg(long, env = "RIKLET_VM_ACCELERATOR", value_name = "WHO", default_value = "auto")]
-    vm_accelerator: AcceleratorWish,
-    /// Hosts and networks that root file systems may come from beside public addresses, with commas between them
-    #[arg(long, env = "RIKLET_ROOTFS_ALLOW", value_name = "HOSTS", default_value = "")]
-    rootfs_allow: Allowlist,
+    #[command(flatten)]
+    microvms: MicrovmArgs,
     /// Interface that instances reach the world through; the default route's if absent
     #[arg(long, env = "IFACE")]
     iface: Option<String>,
@@ -206,13 +226,7 @@ fn run(args: Run) -> anyhow::Result<()> {
         keep_logs,
         registries,
         shim: ShimCommand::default(),
-        microvms: MicrovmConfig {
-            kernel: args.kernel_path.filter(|path| !path.as_os_str().is_empty()),
-            vmm: args.vmm,
-            firecracker: args.firecracker_path.filter(|path| !path.as_os_str().is_empty()),
-            accelerator: args.vm_accelerator,
-            allowed: args.rootfs_allow,
-        },
+        microvms: args.microvms.config(),
     };
     tokio()?.block_on(async {
         let shutdown = daemon::shutdown_on_signals()?;

@@ -216,3 +216,56 @@ fn h_url_root_file_systems_that_are_none_are_refused_in_words() {
         }
     });
 }
+
+#[test]
+fn function_runs_from_a_file_of_its_node_where_the_operator_allows_it() {
+    story(|lab| {
+        let images = Lab::root().join("images");
+        std::fs::create_dir(&images).expect("a folder");
+        std::fs::write(images.join("fn.ext4"), ext4(&tree("first"))).expect("an image");
+        std::fs::write(Lab::root().join("other.ext4"), b"not allowed").expect("a file");
+        std::os::unix::fs::symlink("../other.ext4", images.join("link.ext4")).expect("a link");
+        let api = lab.cluster();
+        lab.stop(NODE);
+        let mut command = e2e::lab::riklet(&Host::here(), NODE, &programs::built("riklet"));
+        lab.start(NODE, command.env("RIKLET_ROOTFS_ALLOW", &images));
+        api.wait_node(NODE, "Ready");
+        let run = |name: &str, rootfs: &Path| {
+            let function = json!({ "execution": { "rootfs": rootfs }, "exposure": { "port": 30_080 } });
+            let manifest = json!({ "kind": "Function", "name": name, "spec": { "function": function } });
+            api.create_instance(&api.create_workload(&manifest), name)
+        };
+        let refused = [
+            ("outside", Lab::root().join("other.ext4"), "riklet --rootfs-allow"),
+            ("link", images.join("link.ext4"), "leads out of"),
+            ("folder", images.clone(), "it is no file"),
+            ("absent", images.join("none"), "is not there"),
+        ];
+        for (name, path, words) in refused {
+            let failed = api.wait_status(&run(name, &path), "Failed");
+            assert!(
+                failed["reason"] == "ImagePullFailed" && text(&failed["message"]).contains(words),
+                "{name}: {failed}"
+            );
+            api.delete_instance(name);
+            api.wait_gone(name);
+        }
+        let page = |words: &str| {
+            wait_until(LONG * 2, "the function to answer", || {
+                match Host::here().fetch("http://127.0.0.1:30080/") {
+                    Ok(page) if page.contains(words) => Ok(()),
+                    other => Err(format!("{other:?} {:?}", api.instances())),
+                }
+            });
+        };
+        run("one", &images.join("fn.ext4"));
+        page("first");
+        // Whoever runs has its own; whoever begins after that has what is there then.
+        std::fs::write(images.join("fn.ext4"), packed(&tree("second"))).expect("an image");
+        page("first");
+        api.delete_instance("one");
+        api.wait_gone("one");
+        run("two", &images.join("fn.ext4"));
+        page("second");
+    });
+}

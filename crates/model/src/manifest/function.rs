@@ -39,9 +39,9 @@ pub struct FunctionSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionExecution {
-    /// Root file system to use; a URL that the node can reach: an ext4, squashfs or erofs image, or a tar archive, plain
-    /// or packed with gzip or zstd.
-    #[schema(format = "url", max_length = 2048)]
+    /// Root file system to use: a URL that the node can reach, or a path of the node that its operator allows. An ext4,
+    /// squashfs or erofs image, or a tar archive, plain or packed with gzip or zstd.
+    #[schema(format = "url-or-path", max_length = 2048)]
     pub rootfs: String,
     /// SHA-256 of what is there, in hexadecimal. Anything else is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,8 +179,8 @@ impl FunctionExecution {
 
 /// Whether an `image` is where a root file system is, rather than the name of an image.
 #[must_use]
-pub fn is_url(image: &str) -> bool {
-    image.starts_with("http://") || image.starts_with("https://")
+pub fn is_place(image: &str) -> bool {
+    ["http://", "https://", "/"].iter().any(|start| image.starts_with(start))
 }
 
 #[cfg(test)]

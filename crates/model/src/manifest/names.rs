@@ -20,7 +20,7 @@ pub fn rule(format: &str) -> Option<Rule> {
         "env-name" => env_name,
         "argument" => argument,
         "absolute-path" => absolute_path,
-        "url" => url,
+        "url-or-path" => url_or_path,
         "sha256" => sha256,
         "url-path" => url_path,
         "ipv4" => ipv4,
@@ -159,14 +159,18 @@ fn sha256(text: &str) -> Result<(), String> {
     if digits { Ok(()) } else { Err("a SHA-256 is written in hexadecimal, with small letters".to_owned()) }
 }
 
-fn url(text: &str) -> Result<(), String> {
+fn url_or_path(text: &str) -> Result<(), String> {
+    if text.starts_with('/') {
+        return absolute_path(text);
+    }
+
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
     if plain && !host.is_empty() {
         Ok(())
     } else {
-        Err("a URL is http://host/… or https://host/…".to_owned())
+        Err("a URL is http://host/… or https://host/…, a path of the node starts with '/'".to_owned())
     }
 }
 

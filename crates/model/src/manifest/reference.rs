@@ -31,7 +31,7 @@ const FORMATS: [(&str, &str); 10] = [
     ("name", ""),
     ("object-name", ""),
     ("relative-path", ""),
-    ("url", ""),
+    ("url-or-path", ""),
 ];
 
 /// Named schemas.

@@ -3,7 +3,7 @@
 //! ```text
 //!  image ─▶ its layers, mounted over each other for a moment ─▶ `erofs` ─▶ roots/<digest>
 //!  URL   ─▶ download (`images`) ─┬ a file system: as it is ─────────────▶ roots/<sha256>
-//!                                └ an archive: unpacked as a layer ─▶ `erofs` ─▶ roots/<sha256>
+//!  path  ─▶ copy                 └ an archive: unpacked as a layer ─▶ `erofs` ─▶ roots/<sha256>
 //! ```
 //! *Guarantees*: a root is named for what it was made from, is whole when it has its name, and is never written to
 //! again. The machine's own kernel never mounts what came from outside.
@@ -13,7 +13,10 @@ use std::{
     error::Error,
     fs::{self, DirBuilder, File, FileTimes},
     io::{self, Read, Seek},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -22,6 +25,7 @@ use std::{
 use guest::disk;
 use images::{Allowlist, Digest, Downloaded, Image, ImageStore, Validators};
 use model::Reason;
+use rustix::fs::{FileType, fstat};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -31,6 +35,7 @@ use crate::{
     pod::{
         fault,
         files::{read_whole, write_whole},
+        open_allowed,
     },
     sentence,
 };
@@ -92,12 +97,12 @@ impl Roots {
         removed.map_err(fault::files)
     }
 
-    /// The root that is behind a URL: asked for each time, and fetched if it has changed. With a digest that is here already,
-    /// nobody is asked. Gives its name, which is its SHA-256.
+    /// The root that is behind a URL, or at a path of this machine: asked for each time, and fetched if it has changed. With a
+    /// digest that is here already, nobody is asked. Gives its name, which is its SHA-256.
     ///
     /// # Errors
     /// It could not be fetched, is not what the digest says, or no file system that a guest's kernel knows.
-    pub async fn of_url(
+    pub async fn of_place(
         &self,
         url: &str,
         sha256: Option<&str>,
@@ -136,10 +141,21 @@ impl Roots {
         let part = Part(place);
         let file =
             File::options().read(true).write(true).create_new(true).open(&part.0).map_err(unwritten)?;
-        let mut file = tokio::fs::File::from_std(file);
-        let done = images::download(url, &validators, allowed, &mut file).await;
-        let file = file.into_std().await;
-        let (digest, validators) = match done.map_err(|error| failed(error.into()))? {
+        let (file, done) = if Path::new(url).is_absolute() {
+            let source = open_local(Path::new(url), allowed)?;
+            let work = move || {
+                let taken = images::take_file(&source, &validators, &file);
+                taken.map(|taken| (file, taken))
+            };
+            let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other);
+            let named = |error: io::Error| failed(format!("{url}: {error}").into());
+            done.and_then(|done| done).map_err(named)?
+        } else {
+            let mut file = tokio::fs::File::from_std(file);
+            let done = images::download(url, &validators, allowed, &mut file).await;
+            (file.into_std().await, done.map_err(|error| failed(error.into()))?)
+        };
+        let (digest, validators) = match done {
             Downloaded::Unchanged => return Ok(known.root),
             Downloaded::New { digest, validators } => (digest.hex(), validators),
         };
@@ -298,6 +314,21 @@ enum Kind {
     FileSystem,
     Archive,
     Unknown(&'static str),
+}
+
+/// A file of this machine that its operator lets Functions run from.
+fn open_local(path: &Path, allowed: &Allowlist) -> Result<File, RuntimeError> {
+    let unfit =
+        |why: String| fault::words("use the root file system".to_owned(), Reason::ImagePullFailed, &why);
+    let found = open_allowed(path, allowed.directories(), "--rootfs-allow").map_err(unfit)?;
+    let read = || {
+        if FileType::from_raw_mode(fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
+        }
+        // What was looked at, whatever its name means by now.
+        File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+    };
+    read().map_err(|error| unfit(format!("{}: {error}", path.display())))
 }
 
 /// What a file is, by its marks and not by its name.

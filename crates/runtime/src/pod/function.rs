@@ -26,7 +26,7 @@ use model::{
     given::{Given, has_foreign_variables},
     lifecycle::Facts,
     manifest::{
-        function::{DEFAULT_MEMORY, is_url},
+        function::{DEFAULT_MEMORY, is_place},
         security::Security,
     },
     quantity::Cpu,
@@ -148,7 +148,7 @@ impl PodRuntime {
         given: &Given,
         progress: Progress<'_>,
     ) -> Result<Content, RuntimeError> {
-        if is_url(&container.image) {
+        if is_place(&container.image) {
             let execution = spec.function.as_ref().and_then(|own| own.execution.as_ref());
             let sha256 = execution.and_then(|own| own.sha256.as_deref());
             let message = format!("fetching {}", images::shown_url(&container.image));
@@ -158,7 +158,7 @@ impl PodRuntime {
                 ..Facts::default()
             });
             let roots = &self.shared.roots;
-            let root = roots.of_url(&container.image, sha256, self.shared.microvms.allowed()).await?;
+            let root = roots.of_place(&container.image, sha256, self.shared.microvms.allowed()).await?;
             return Ok(Content { digest: format!("sha256:{root}"), root, ..Content::default() });
         }
         let image = self.fetch(container, spec, given, progress).await?;

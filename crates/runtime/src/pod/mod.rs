@@ -53,6 +53,7 @@ pub mod usage;
 mod views;
 mod volumes;
 
+pub(crate) use self::volumes::open_allowed;
 pub use allowed::Allowed;
 pub use deleted::{DeletedInstance, KEEP_LOGS};
 pub use images::Cleaned;

@@ -64,7 +64,8 @@ pub fn make(
         if let Some(empty) = &volume.empty_dir {
             make_empty(place, volume, empty).map_err(|error| failed(volume, error))
         } else if let Some(host) = &volume.host_path {
-            let opened = open_allowed(Path::new(&host.path), allowed).map_err(|why| refused(volume, &why))?;
+            let opened = open_allowed(Path::new(&host.path), allowed, HOST_PATHS)
+                .map_err(|why| refused(volume, &why))?;
             show(&source(place, volume), &opened).map_err(|error| failed(volume, error))
         } else if let Some(local) = &volume.local {
             lasting.make(&local.name).map_err(|error| failed(volume, error))
@@ -283,12 +284,16 @@ fn show(path: &Path, opened: &OwnedFd) -> io::Result<()> {
     Ok(move_mount(&tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-/// Opens a path of the node that lies below one of the allowed directories, links and all.
-fn open_allowed(path: &Path, allowed: &[PathBuf]) -> Result<OwnedFd, String> {
+/// By what flag directories for volumes are allowed.
+const HOST_PATHS: &str = "--hostpath-allow";
+
+/// Opens a path of the node that lies below one of the allowed directories, links and all. The error names the flag by which
+/// they are allowed.
+pub(crate) fn open_allowed(path: &Path, allowed: &[PathBuf], flag: &str) -> Result<OwnedFd, String> {
     let below = allowed.iter().find_map(|top| Some((top, path.strip_prefix(top).ok()?)));
     let Some((top, rest)) = below else {
         return Err(format!(
-            "{} is not below a directory that the node's operator allowed (riklet --hostpath-allow)",
+            "{} is not below a directory that the node's operator allowed (riklet {flag})",
             path.display()
         ));
     };
@@ -376,7 +381,8 @@ mod tests {
         symlink("data", open.join("in")).unwrap();
         let allowed = [open.clone()];
         for good in ["", "data", "in"] {
-            open_allowed(&open.join(good), &allowed).unwrap_or_else(|why| panic!("{good}: {why}"));
+            open_allowed(&open.join(good), &allowed, HOST_PATHS)
+                .unwrap_or_else(|why| panic!("{good}: {why}"));
         }
         for (bad, words) in [
             (open.join("out/secret"), "leads out of"),
@@ -386,7 +392,7 @@ mod tests {
             (host.path().join("opener"), "--hostpath-allow"),
             (open.join("../closed/secret"), "leads out of"),
         ] {
-            let why = open_allowed(&bad, &allowed).unwrap_err();
+            let why = open_allowed(&bad, &allowed, HOST_PATHS).unwrap_err();
             assert!(why.contains(words), "{}: {why}", bad.display());
         }
     }
