@@ -246,12 +246,12 @@ mod tests {
         assert_eq!(
             names(Family::Debian),
             "iptables iptables nftables iproute2 util-linux docker-registry skopeo busybox-static runc sqlite3 \
-             curl qemu-system-x86 e2fsprogs umoci strace"
+             curl qemu-system-x86 e2fsprogs umoci strace containerd"
         );
         assert_eq!(
             names(Family::Fedora),
             "iptables-nft iptables-legacy nftables iproute util-linux docker-distribution skopeo busybox runc \
-             sqlite curl qemu-system-x86-core e2fsprogs umoci strace"
+             sqlite curl qemu-system-x86-core e2fsprogs umoci strace containerd"
         );
     }
 }

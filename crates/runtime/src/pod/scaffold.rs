@@ -134,6 +134,35 @@ impl Scaffold {
     }
 }
 
+/// A directory of the machine's own mounts that is to be where it was.
+pub struct Carried<'a> {
+    path: &'a Path,
+    mount: OwnedFd,
+}
+
+impl<'a> Carried<'a> {
+    /// Takes it along.
+    ///
+    /// # Errors
+    /// It cannot be had, in words.
+    pub fn take(path: &'a Path) -> Result<Self, String> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = open_tree(CWD, path, flags);
+        let mount = mount.map_err(|error| format!("taking {} along: {error}", path.display()))?;
+        Ok(Self { path, mount })
+    }
+
+    /// Puts it where it was, in a namespace that has the same directories.
+    ///
+    /// # Errors
+    /// It cannot be put there, in words.
+    pub fn put_back(self) -> Result<(), String> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        let put = move_mount(&self.mount, "", CWD, self.path, flags);
+        put.map_err(|error| format!("putting {} where it was: {error}", self.path.display()))
+    }
+}
+
 fn words(tree: &Tree) -> impl Fn(io::Error) -> String {
     let path = tree.source.display().to_string();
     move |error| format!("taking {path} along: {error}")

@@ -49,6 +49,8 @@ use crate::{
     pod::{
         cgroup::Groups,
         files::{EXIT_FILE, PROCESS_FILE, ProcessFile, write_whole},
+        prepare::CONFIG_FILE,
+        scaffold::Carried,
         seccomp::Confinement,
     },
     sentence,
@@ -187,10 +189,15 @@ fn create(
     if let Some(scaffold) = &order.scaffold {
         let taken = scaffold.take_along()?;
         // Another runtime is a program of the machine's, which may be anywhere.
-        if let (Some(ground), None) = (&config.ground, &order.runtime) {
+        let ground = config.ground.as_ref().filter(|_| order.runtime.is_none());
+        // A description that holds secrets is in memory, which is a mount of the pod's own.
+        let secret = ground.and_then(|_| fs::read_link(order.dir.join(CONFIG_FILE)).ok());
+        let secret = secret.as_deref().and_then(Path::parent).map(Carried::take).transpose()?;
+        if let Some(ground) = ground {
             ground::enter(ground).map_err(|error| format!("leaving the machine's mounts: {error}"))?;
         }
         scaffold.build(&taken)?;
+        secret.map_or(Ok(()), Carried::put_back)?;
     }
     // A container that an earlier attempt left half created has never run anything: it makes room.
     let _ = fs::remove_dir_all(order.oci_root.join(order.index.to_string()));
