@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Backend, FirewallState, IptablesError,
+    Backend, FirewallState, IptablesError, generation,
     observed::Observed,
     plan::plan,
     render::{Rules, render},
@@ -67,6 +67,10 @@ struct Applied {
     failed: Option<(u64, FirewallError)>,
     rules: Option<Rules>,
     seen: Option<Instant>,
+    /// The kernel's number for its rules at which they were seen to be these.
+    seen_at: Option<u32>,
+    /// Whether the rules are where the kernel numbers their states; None before it was asked.
+    is_numbered: Option<bool>,
     runs: u64,
 }
 
@@ -116,16 +120,24 @@ impl Firewall {
         applied.note(generation, rules, outcome)
     }
 
-    /// Looks at the rules, and puts back whatever is missing or changed. Says whether something was. Costs one
-    /// `iptables-save` when nothing was, so it may be called every few seconds.
+    /// Looks at the rules, and puts back whatever is missing or changed. Says whether something was. Costs next to nothing
+    /// where the kernel says that no rule has changed since the last look, and one `iptables-save` elsewhere, so it may be
+    /// called every few seconds.
     ///
     /// # Errors
     /// [`FirewallError`] when the rules are not, and could not be made, as they should be.
     pub async fn ensure(&self) -> Result<bool, FirewallError> {
         let mut applied = self.turn.lock().await;
         let (rules, generation) = self.snapshot();
+        let number = self.number(&mut applied).await;
+        if number.is_some() && number == applied.seen_at && applied.rules.as_ref() == Some(&rules) {
+            applied.seen = Some(Instant::now());
+            return Ok(false);
+        }
         let outcome = self.apply_in_full(&rules).await;
         applied.seen = outcome.is_ok().then(Instant::now);
+        // Of what had to be changed the number is not known before the next look.
+        applied.seen_at = number.filter(|_| matches!(outcome, Ok(false)));
         let changed = *outcome.as_ref().unwrap_or(&false);
         applied.note(generation, rules, outcome.map(|_| ())).map(|()| changed)
     }
@@ -145,6 +157,14 @@ impl Firewall {
     #[must_use]
     pub async fn runs(&self) -> u64 {
         self.turn.lock().await.runs
+    }
+
+    /// The kernel's number for the state of the rules.
+    async fn number(&self, applied: &mut Applied) -> Option<u32> {
+        if applied.is_numbered.is_none() {
+            applied.is_numbered = Some(self.backend.is_numbered().await);
+        }
+        applied.is_numbered.filter(|is| *is).and_then(|_| generation::read())
     }
 
     fn wanted(&self) -> MutexGuard<'_, Wanted> {

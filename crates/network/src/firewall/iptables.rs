@@ -106,6 +106,18 @@ impl Backend {
         }
     }
 
+    /// Whether the rules are nf_tables', whose states the kernel numbers.
+    pub(super) async fn is_numbered(self) -> bool {
+        match self {
+            Self::Host => {
+                let said = run(self.save_program(), &["--version"], "").await;
+                said.is_ok_and(|said| said.contains("nf_tables"))
+            }
+            Self::Nft => true,
+            Self::Legacy => false,
+        }
+    }
+
     /// What is there now.
     pub(super) async fn save(self) -> Result<Observed, IptablesError> {
         let program = self.save_program();

@@ -13,6 +13,7 @@
 //! *Not here.* IPv6: pods have none (see `wiring`). Finding out that a port is taken: `ports`.
 
 mod enforcer;
+mod generation;
 mod iptables;
 #[cfg(test)]
 mod laws;
