@@ -64,6 +64,79 @@ pub struct Boot {
     pub entropy: Vec<u8>,
     /// Whether nothing may be written to the root file system.
     pub read_only: bool,
+    /// Directories in its memory.
+    pub volumes: Vec<Volume>,
+    /// Where they are shown, the outer ones first.
+    pub mounts: Vec<VolumeMount>,
+    /// Whose the files of the volumes are; in the words of [`Program::user`].
+    pub owner: String,
+}
+
+/// A directory in the memory of a microVM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    /// How much it holds at most, in bytes.
+    pub bytes: Option<u64>,
+    /// Whether its files were given, and not written inside.
+    pub is_given: bool,
+    /// Whether nothing can be written to it.
+    pub is_read_only: bool,
+    /// What is in it.
+    pub files: Vec<VolumeFile>,
+}
+
+/// A file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFile {
+    /// Its path in the volume.
+    pub path: String,
+    /// What is in it.
+    pub content: Content,
+    /// Its permissions.
+    pub mode: u32,
+}
+
+/// What is in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    /// Text.
+    Text(String),
+    /// Anything else.
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    /// As it is in the file.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes.as_slice(),
+        }
+    }
+}
+
+impl From<&[u8]> for Content {
+    fn from(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(bytes.to_vec()),
+        }
+    }
+}
+
+/// A place where a volume is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeMount {
+    /// Its number among the volumes.
+    pub volume: usize,
+    /// The part of it that is shown, if not all.
+    pub sub_path: Option<PathBuf>,
+    /// Where, in the root file system.
+    pub path: PathBuf,
 }
 
 /// A place in the network.
@@ -156,5 +229,20 @@ impl Ended {
     pub fn shell_code(self) -> u8 {
         let code = self.code.or(self.signal.map(|signal| 128 + signal)).unwrap_or(255);
         u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_of_a_file_is_text_where_it_can_be_and_comes_out_as_it_went_in() {
+        for bytes in [&b"plain\n"[..], b"\xff\0"] {
+            let text = serde_json::to_string(&Content::from(bytes)).unwrap();
+            assert_eq!(text.starts_with('"'), bytes[0] == b'p', "{text}");
+            let back: Content = serde_json::from_str(&text).unwrap();
+            assert_eq!(back.bytes(), bytes);
+        }
     }
 }

@@ -482,3 +482,63 @@ fn firecracker_that_cannot_run_the_kernel_is_told_with_the_reason() {
         assert!(message.contains("true was tried: ") && why, "{failed}");
     });
 }
+
+#[test]
+fn function_has_volumes_in_the_memory_of_its_microvm() {
+    const CANARY: &str = "canary-of-the-volume";
+    story(|lab| {
+        let api = lab.cluster();
+        let made = lab.rikctl(&["create", "config", "site", "--from-literal", "motd=good morning"]).good();
+        assert_eq!(made, "config/site created\n");
+        let token = format!("token={CANARY}");
+        let made = lab.rikctl(&["create", "secret", "key", "--from-literal", &token]).good();
+        assert_eq!(made, "secret/key created\n");
+        let script = "busybox cat /srv/text/motd; echo; busybox cat /run/keys/token; echo; \
+             busybox stat -c '%a %u %n' /run/keys/token /work /etc/motd; \
+             echo x > /run/keys/new || echo given is read-only; \
+             echo data > /work/own && busybox cat /work/own; \
+             busybox dd if=/dev/zero of=/small/much bs=64k count=32 2>&1 || echo small is full; \
+             echo all was seen; busybox sleep 600";
+        let mut manifest = function("fn", script);
+        manifest["spec"]["volumes"] = json!([
+            { "name": "conf", "config": { "name": "site" } },
+            { "name": "keys", "secret": { "name": "key" } },
+            { "name": "work", "emptyDir": {} },
+            { "name": "small", "emptyDir": { "sizeLimit": "1Mi" } },
+        ]);
+        let container = &mut manifest["spec"]["containers"][0];
+        container["securityContext"] = json!({ "runAsUser": 1000 });
+        container["volumeMounts"] = json!([
+            { "name": "conf", "mountPath": "/srv/text" },
+            { "name": "conf", "mountPath": "/etc/motd", "subPath": "motd" },
+            { "name": "keys", "mountPath": "/run/keys" },
+            { "name": "work", "mountPath": "/work" },
+            { "name": "small", "mountPath": "/small" },
+        ]);
+        api.run(&manifest);
+        wait_log(lab, "fn", "all was seen");
+        let said = lab.rikctl(&["logs", "fn"]).good();
+        for words in [
+            "good morning\n",
+            CANARY,
+            "400 1000 /run/keys/token\n",
+            "777 0 /work\n",
+            "444 1000 /etc/motd\n",
+            "given is read-only\n",
+            "\ndata\n",
+            "small is full\n",
+        ] {
+            assert!(said.contains(words), "{words:?} in {said}");
+        }
+        // What is secret is in memory alone: on the node, below `g` of the pod.
+        let mut grep = std::process::Command::new("grep");
+        grep.args(["-rlF", "--exclude-dir=g", "--exclude-dir=logs", CANARY]).arg(Lab::node_state(NODE));
+        let found = grep.output().expect("grep runs");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "", "on the disk");
+
+        let mut foreign = function("no", "true");
+        foreign["spec"]["volumes"] = json!([{ "name": "host", "hostPath": { "path": "/srv" } }]);
+        let answer = api.send("POST", "/api/v1/workloads", &foreign.to_string());
+        assert!(answer.status == 400 && answer.body.contains("spec.volumes[0].hostPath"), "{}", answer.body);
+    });
+}

@@ -19,6 +19,7 @@ use rustix::{
     time::{ClockId, Timespec, clock_settime},
 };
 
+use super::volumes;
 use crate::{
     disk,
     order::Boot,
@@ -237,6 +238,7 @@ pub(super) fn mount_root(boot: &Boot) -> Result<(), String> {
     let layers = c"lowerdir=/base,upperdir=/scratch/upper,workdir=/scratch/work";
     mount("overlay", ROOT, "overlay", MountFlags::empty(), Some(layers)).map_err(named("what is written"))?;
     furnish(boot)?;
+    volumes::make(boot)?;
     if boot.read_only {
         mount_remount(ROOT, MountFlags::RDONLY, "").map_err(named("the root file system read-only"))?;
     }

@@ -14,6 +14,7 @@ mod machine;
 mod network;
 mod program;
 mod reaper;
+mod volumes;
 
 use std::{
     collections::HashMap,

@@ -139,7 +139,7 @@ fn first_program() -> Result<String, String> {
 }
 
 /// The text of an account file; empty if there is none of a sensible size.
-fn read_accounts(name: &str) -> String {
+pub(super) fn read_accounts(name: &str) -> String {
     // Not to wait for a writer, should it be a pipe.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let read = open_inside(&format!("etc/{name}"), flags).and_then(|file| {

@@ -110,8 +110,14 @@ fn check_function(workload: &Workload, fault: &mut impl FnMut(String, String)) {
         }
         (Some(_), []) | (None, [_]) => {}
     }
-    for path in only_of_pods(spec) {
+    for path in only_of_pods(spec).map(str::to_owned).chain(volumes_of_pods(&spec.volumes)) {
         fault(format!("spec.{path}"), "is for kind Pod: a microVM has a kernel of its own".to_owned());
+    }
+    if execution.is_some() && !spec.volumes.is_empty() {
+        fault(
+            "spec.volumes".to_owned(),
+            "are mounted by a container: name an image in one, in place of execution.rootfs".to_owned(),
+        );
     }
     if let Some(memory) = spec.memory_limit().filter(|memory| *memory < MIN_MEMORY) {
         fault(
@@ -144,7 +150,6 @@ fn only_of_pods(spec: &WorkloadSpec) -> impl Iterator<Item = &'static str> {
     let own = container.resources.as_ref().and_then(|own| own.limits).unwrap_or_default();
     [
         (!spec.init_containers.is_empty(), "initContainers"),
-        (!spec.volumes.is_empty(), "volumes"),
         (spec.share_process_namespace, "shareProcessNamespace"),
         (spec.runtime_class_name.is_some(), "runtimeClassName"),
         (spec.host_network, "hostNetwork"),
@@ -160,12 +165,19 @@ fn only_of_pods(spec: &WorkloadSpec) -> impl Iterator<Item = &'static str> {
             "containers[0].securityContext.seccompProfile",
         ),
         (container.is_privileged(), "containers[0].securityContext.privileged"),
-        (!container.volume_mounts.is_empty(), "containers[0].volumeMounts"),
         (own.pids.is_some(), "containers[0].resources.limits.pids"),
         (own.ephemeral_storage.is_some(), "containers[0].resources.limits.ephemeral-storage"),
     ]
     .into_iter()
     .filter_map(|(has, path)| has.then_some(path))
+}
+
+/// Volumes that are of the node, and that no microVM sees.
+fn volumes_of_pods(volumes: &[Volume]) -> impl Iterator<Item = String> {
+    volumes.iter().enumerate().flat_map(|(index, volume)| {
+        let kinds = [(volume.host_path.is_some(), "hostPath"), (volume.local.is_some(), "local")];
+        kinds.into_iter().filter(|(has, _)| *has).map(move |(_, kind)| format!("volumes[{index}].{kind}"))
+    })
 }
 
 fn check_resources(resources: Option<&Resources>, path: &str, fault: &mut impl FnMut(String, String)) {

@@ -17,7 +17,10 @@ use std::{
 
 use guest::{
     accounts::Account,
-    order::{Boot, Machine as Guest, Network as GuestNetwork, Order, Program, Task},
+    order::{
+        Boot, Machine as Guest, Network as GuestNetwork, Order, Program, Task, Volume as GuestVolume,
+        VolumeFile, VolumeMount as GuestMount,
+    },
     vmm::{MACHINE_FILE, ORDER_VARIABLE, REASON_FILE, RUN_DIR},
 };
 use images::{Image, ImageConfig};
@@ -220,7 +223,7 @@ impl PodRuntime {
         let rootfs = dir.join("rootfs");
         mount_jail(&ready.jail, &rootfs).map_err(fault::files)?;
         make_shown(&dir.join(SHOWN_DIR)).map_err(fault::files)?;
-        let machine = machine_path(place, index, container);
+        let machine = machine_path(place, index, container, &record.spec.spec);
         let mounts = jail_mounts(&dir.join(SHOWN_DIR), &machine, root, content.template.as_deref(), ready);
         let ns = place.ns();
         let setup = ContainerSetup {
@@ -290,14 +293,19 @@ impl PodRuntime {
             let network = address.map(|address| GuestNetwork { address, prefix, gateway, mtu });
             let security = Security::of(&record.spec.spec, container);
             let etc = etc_files(&place).map_err(fault::files)?;
+            let program = program(&whole, &content, &security, &record.spec)?;
+            let (volumes, mounts) = guest_volumes(&record.spec.spec, container, &given)?;
             let boot = Boot {
                 hostname: etc::hostname(&record.spec.id),
                 network,
                 etc,
                 read_only: security.read_only_root,
+                volumes,
+                mounts,
+                owner: program.user.clone(),
                 ..Boot::default()
             };
-            let task = Task::Run(program(&whole, &content, &security, &record.spec)?);
+            let task = Task::Run(program);
             let Begin { command, api, port, agent } = ready.begin(&shape);
             let machine = Guest {
                 vmm: command,
@@ -310,7 +318,7 @@ impl PodRuntime {
                 main: Order { task, terminal: container.tty.then_some((24, 80)), user: String::new() },
                 stdin: container.stdin,
             };
-            let path = machine_path(&place, index, container);
+            let path = machine_path(&place, index, container, &record.spec.spec);
             write_machine(&path, &machine).map_err(fault::files)
         };
         blocking(work).await.map_err(fault::files)?
@@ -413,8 +421,9 @@ fn in_memory(place: &PodPlace, index: usize) -> PathBuf {
 }
 
 /// Where the description of a Function's machine is: in memory, if values in it came from secrets.
-fn machine_path(place: &PodPlace, index: usize, container: &ContainerSpec) -> PathBuf {
-    if has_foreign_variables(container) {
+fn machine_path(place: &PodPlace, index: usize, container: &ContainerSpec, spec: &WorkloadSpec) -> PathBuf {
+    let has_given = spec.volumes.iter().any(|volume| model::given::of_volume(volume).is_some());
+    if has_given || has_foreign_variables(container) {
         in_memory(place, index)
     } else {
         place.container(index).join(SHOWN_DIR).join("machine.json")
@@ -425,6 +434,53 @@ fn write_machine(path: &Path, machine: &Guest) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o400).open(path)?;
     file.write_all(&serde_json::to_vec(machine)?)?;
     chown(path, Some(VMM_ID), Some(VMM_ID))
+}
+
+/// The volumes of a microVM, and where they are shown: what is given is told to it, what is empty is made inside.
+fn guest_volumes(
+    spec: &WorkloadSpec,
+    container: &ContainerSpec,
+    given: &Given,
+) -> Result<(Vec<GuestVolume>, Vec<GuestMount>), RuntimeError> {
+    let mut volumes = Vec::new();
+    for volume in &spec.volumes {
+        let mut of_it = container.volume_mounts.iter().filter(|mount| mount.name == volume.name).peekable();
+        let is_shown = of_it.peek().is_some();
+        let is_read_only = of_it.all(|mount| mount.read_only);
+        let bytes = volume.empty_dir.and_then(|own| own.size_limit).map(|limit| limit.0);
+        volumes.push(match model::given::of_volume(volume).filter(|_| is_shown) {
+            None => GuestVolume { bytes, is_read_only, ..GuestVolume::default() },
+            Some((kind, own)) => {
+                let files = given.files(kind, own).map_err(|why| given::missing(&why))?;
+                let mode = given::mode(kind);
+                let file = |(path, bytes): (&str, &[u8])| VolumeFile {
+                    path: path.to_owned(),
+                    content: bytes.into(),
+                    mode,
+                };
+                let files = files.into_iter().map(file).collect();
+                GuestVolume { bytes, is_given: true, is_read_only: true, files }
+            }
+        });
+    }
+    let mut mounts = Vec::new();
+    for mount in &container.volume_mounts {
+        let Some(volume) = spec.volumes.iter().position(|own| own.name == mount.name) else { continue };
+        let sub_path = mount.sub_path.as_ref().map(PathBuf::from);
+        if let (Some(part), Some(own)) = (&sub_path, volumes.get(volume))
+            && own.is_given
+            && !own.files.iter().any(|file| Path::new(&file.path).starts_with(part))
+        {
+            return Err(given::missing(&format!(
+                "there is no {} in volume {:?}",
+                part.display(),
+                mount.name
+            )));
+        }
+        mounts.push(GuestMount { volume, sub_path, path: PathBuf::from(&mount.mount_path) });
+    }
+    mounts.sort_by_key(|mount| mount.path.components().count());
+    Ok((volumes, mounts))
 }
 
 fn etc_files(place: &PodPlace) -> io::Result<Vec<(String, String)>> {

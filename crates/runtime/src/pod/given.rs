@@ -172,7 +172,7 @@ fn open_directories(top: &Path, path: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, value: &[u8], shown: Option<(ObjectKind, (u32, u32))>) -> io::Result<()> {
-    let mode = if matches!(shown, Some((ObjectKind::Config, _))) { 0o444 } else { 0o400 };
+    let mode = shown.map_or(0o400, |(kind, _)| mode(kind));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(value)?;
     match shown {
@@ -181,7 +181,15 @@ fn write(path: &Path, value: &[u8], shown: Option<(ObjectKind, (u32, u32))>) -> 
     }
 }
 
-fn missing(why: &str) -> RuntimeError {
+/// Permissions of a file that a container sees.
+pub(super) const fn mode(kind: ObjectKind) -> u32 {
+    match kind {
+        ObjectKind::Config => 0o444,
+        ObjectKind::Secret => 0o400,
+    }
+}
+
+pub(super) fn missing(why: &str) -> RuntimeError {
     fault::words("give the instance what it names".to_owned(), Reason::ObjectMissing, why)
 }
 

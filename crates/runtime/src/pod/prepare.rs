@@ -172,7 +172,10 @@ impl PodRuntime {
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = move || {
             let _at_work = at_work;
-            volumes::make(&place, &own.spec, &shared.allowed.host_paths, &shared.volumes)?;
+            // Those of a Function are made in its microVM.
+            if own.kind == Kind::Pod {
+                volumes::make(&place, &own.spec, &shared.allowed.host_paths, &shared.volumes)?;
+            }
             given::keep(&place, &own.spec, &own.given)
         };
         blocking(work).await.map_err(fault::files)?
