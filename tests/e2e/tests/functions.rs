@@ -497,6 +497,7 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
              busybox stat -c '%a %u %n' /run/keys/token /work /etc/motd; \
              echo x > /run/keys/new || echo given is read-only; \
              echo data > /work/own && busybox cat /work/own; \
+             echo part > /part/of && busybox cat /work/a/b/of; \
              busybox dd if=/dev/zero of=/small/much bs=64k count=32 2>&1 || echo small is full; \
              echo all was seen; busybox sleep 600";
         let mut manifest = function("fn", script);
@@ -513,6 +514,7 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
             { "name": "conf", "mountPath": "/etc/motd", "subPath": "motd" },
             { "name": "keys", "mountPath": "/run/keys" },
             { "name": "work", "mountPath": "/work" },
+            { "name": "work", "mountPath": "/part", "subPath": "a/b" },
             { "name": "small", "mountPath": "/small" },
         ]);
         api.run(&manifest);
@@ -525,7 +527,7 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
             "777 0 /work\n",
             "444 1000 /etc/motd\n",
             "given is read-only\n",
-            "\ndata\n",
+            "\ndata\npart\n",
             "small is full\n",
         ] {
             assert!(said.contains(words), "{words:?} in {said}");

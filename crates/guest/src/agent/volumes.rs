@@ -4,11 +4,11 @@
 //! nowhere else.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{DirBuilder, OpenOptions, Permissions, set_permissions},
     io::{self, Write},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
+        unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
 };
@@ -75,8 +75,9 @@ fn show(root: &OwnedFd, wanted: &VolumeMount) -> io::Result<()> {
     let top = directory(wanted.volume);
     let source = wanted.sub_path.as_ref().map_or_else(|| top.clone(), |part| top.join(part));
     if !source.exists() {
-        // A part of an empty directory.
-        DirBuilder::new().recursive(true).mode(0o777).create(&source)?;
+        // A part of an empty directory is everybody's as the whole is.
+        DirBuilder::new().recursive(true).create(&source)?;
+        set_permissions(&source, Permissions::from_mode(0o777))?;
     }
     let target = place(root, &wanted.path, source.is_dir())?;
     let tree = open_tree(CWD, &source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
