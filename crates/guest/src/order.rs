@@ -80,8 +80,6 @@ pub struct Volume {
     pub bytes: Option<u64>,
     /// Whether its files were given, and not written inside.
     pub is_given: bool,
-    /// Whether nothing can be written to it.
-    pub is_read_only: bool,
     /// What is in it.
     pub files: Vec<VolumeFile>,
 }
@@ -137,6 +135,8 @@ pub struct VolumeMount {
     pub sub_path: Option<PathBuf>,
     /// Where, in the root file system.
     pub path: PathBuf,
+    /// Whether nothing can be written to it there.
+    pub is_read_only: bool,
 }
 
 /// A place in the network.

@@ -13,7 +13,6 @@ use jiff::{SignedDuration, Timestamp};
 use crate::image::{RemoveError, StoreError};
 use crate::limits::{DISK_HIGH_PERCENT, DISK_LOW_PERCENT, UNUSED_REST};
 use crate::store::{ImageStore, Inner, blob_path};
-
 use crate::{Digest, Image, Reference};
 
 /// What was removed.

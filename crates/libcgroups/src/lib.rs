@@ -6,8 +6,8 @@
 //! or moves itself into them, which costs nothing. All that is left to say here is which hierarchies the container
 //! shall see; see `docs/adr/0026-own-control-groups.md`.
 //!
-//! *Guarantee*: whatever libcontainer asks for is answered without touching a control group; what it cannot get here (statistics,
-//! freezing) is an error and never a silent success.
+//! *Guarantee*: whatever libcontainer asks for is answered without touching a control group; what it cannot get here
+//! (statistics, freezing) is an error and never a silent success.
 
 mod idle;
 pub mod stats;

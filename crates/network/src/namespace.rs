@@ -245,11 +245,23 @@ struct Mount {
     is_shared: bool,
 }
 
+/// Where something is mounted in the mount namespace of this thread, each point after those that it is below.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn mount_points() -> io::Result<Vec<PathBuf>> {
+    Ok(mounts()?.into_iter().map(|mount| mount.point).collect())
+}
+
+fn mounts() -> io::Result<Vec<Mount>> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
+    Ok(table.lines().filter_map(read_mount).collect())
+}
+
 /// The mount that a canonical path lies on.
 fn mount_of(path: &Path) -> Option<Mount> {
-    let table = fs::read_to_string("/proc/thread-self/mountinfo").ok()?;
     // Of several mounts on the same point the last one is on top.
-    let mounts = table.lines().filter_map(read_mount).filter(|mount| path.starts_with(&mount.point));
+    let mounts = mounts().ok()?.into_iter().filter(|mount| path.starts_with(&mount.point));
     mounts.max_by_key(|mount| mount.point.components().count())
 }
 

@@ -165,7 +165,8 @@ impl Network {
     }
 
     /// Looks whether rules, bridge and settings are as they should be, and puts back what is not. To be called every
-    /// few seconds: it costs one `iptables-save` and a short conversation with the kernel when all is well.
+    /// few seconds: it costs a short conversation with the kernel when all is well, and where it does not number the states
+    /// of its rules one `iptables-save`.
     ///
     /// # Errors
     /// [`NetworkError`] when something is not, and could not be made, as it should be.

@@ -494,10 +494,11 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
         let made = lab.rikctl(&["create", "secret", "key", "--from-literal", &token]).good();
         assert_eq!(made, "secret/key created\n");
         let script = "busybox cat /srv/text/motd; echo; busybox cat /run/keys/token; echo; \
-             busybox stat -c '%a %u %n' /run/keys/token /work /etc/motd; \
+             busybox stat -c '%a %u %n' /run/keys/token /space /etc/motd; \
              echo x > /run/keys/new || echo given is read-only; \
-             echo data > /work/own && busybox cat /work/own; \
-             echo part > /part/of && busybox cat /work/a/b/of; \
+             echo data > /space/own && busybox cat /space/own; \
+             echo part > /part/of && busybox cat /space/a/b/of; \
+             echo x > /seen/new || echo seen is read-only; \
              busybox dd if=/dev/zero of=/small/much bs=64k count=32 2>&1 || echo small is full; \
              echo all was seen; busybox sleep 600";
         let mut manifest = function("fn", script);
@@ -513,7 +514,8 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
             { "name": "conf", "mountPath": "/srv/text" },
             { "name": "conf", "mountPath": "/etc/motd", "subPath": "motd" },
             { "name": "keys", "mountPath": "/run/keys" },
-            { "name": "work", "mountPath": "/work" },
+            { "name": "work", "mountPath": "/space" },
+            { "name": "work", "mountPath": "/seen", "readOnly": true },
             { "name": "work", "mountPath": "/part", "subPath": "a/b" },
             { "name": "small", "mountPath": "/small" },
         ]);
@@ -524,9 +526,10 @@ fn function_has_volumes_in_the_memory_of_its_microvm() {
             "good morning\n",
             CANARY,
             "400 1000 /run/keys/token\n",
-            "777 0 /work\n",
+            "777 0 /space\n",
             "444 1000 /etc/motd\n",
             "given is read-only\n",
+            "seen is read-only\n",
             "\ndata\npart\n",
             "small is full\n",
         ] {

@@ -7,7 +7,7 @@ use std::{
     fs::{DirBuilder, OpenOptions, Permissions, set_permissions},
     io::{self, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
@@ -65,9 +65,6 @@ fn fill(top: &Path, volume: &Volume, owner: &Account) -> io::Result<()> {
         own.write_all(file.content.bytes())?;
         chown(&path, Some(owner.uid), Some(owner.gid))?;
     }
-    if volume.is_read_only {
-        mount_remount(top, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, "")?;
-    }
     Ok(())
 }
 
@@ -82,7 +79,14 @@ fn show(root: &OwnedFd, wanted: &VolumeMount) -> io::Result<()> {
     let target = place(root, &wanted.path, source.is_dir())?;
     let tree = open_tree(CWD, &source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(move_mount(&tree, "", &target, "", flags)?)
+    move_mount(&tree, "", &target, "", flags)?;
+    if wanted.is_read_only {
+        // The mount itself, whatever leads to it.
+        let own = format!("/proc/self/fd/{}", tree.as_raw_fd());
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(own, flags, "")?;
+    }
+    Ok(())
 }
 
 /// A directory or file of the image for a volume to be mounted on; made if it is not there.

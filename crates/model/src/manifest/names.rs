@@ -163,7 +163,6 @@ fn url_or_path(text: &str) -> Result<(), String> {
     if text.starts_with('/') {
         return absolute_path(text);
     }
-
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic());

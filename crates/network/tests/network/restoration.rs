@@ -20,6 +20,11 @@ async fn a_flush_by_another_program_is_undone(sandbox: Sandbox) {
         assert!(network.ensure().await.unwrap().firewall, "{flush}");
         assert_eq!(network.ensure().await.unwrap(), Mended::default(), "{flush}");
         assert_eq!(sandbox.neighbour.run(|| ask(at(NODE, 8080))), Ok(NEIGHBOUR), "{flush}");
+        // Nobody has changed a rule since: where the kernel says so, none is read.
+        let runs = network.firewall_runs().await;
+        assert_eq!(network.ensure().await.unwrap(), Mended::default(), "{flush}");
+        let read = network.firewall_runs().await - runs;
+        assert_eq!(read, u64::from(sandbox.backend == Backend::Legacy), "{flush}");
     }
     for table in ["nat", "filter", "raw"] {
         shell(&format!("{iptables} -t {table} -F && {iptables} -t {table} -X"));

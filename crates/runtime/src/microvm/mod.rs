@@ -269,15 +269,16 @@ impl Microvms {
         let jails = self.shared.top.join("jails");
         let failed = |error: io::Error| format!("making the place for VMMs: {error}");
         make_private(&jails).map_err(failed)?;
+        let wish = self.shared.config.accelerator;
         let (mut kept, mut tried) = (Vec::new(), Vec::new());
         for (kind, program) in &found.programs {
-            let wish = self.shared.config.accelerator;
-            let decided = probe::decide(wish, (*kind, program), || {
-                let jail = jail::make(&jails, (*kind, program), &found.kernel)?;
+            let one = (*kind, program.as_path());
+            let decided = probe::is_worth_trying(*kind, wish).and_then(|()| {
+                let jail = jail::make(&jails, one, &found.kernel).map_err(failed)?;
                 kept.push(jail.clone());
-                Ok(jail)
+                probe::decide(wish, one, &jail).map(|(vmm, how)| (jail, vmm, how))
             });
-            let (vmm, how) = match decided {
+            let (jail, vmm, how) = match decided {
                 Ok(decided) => decided,
                 Err(why) => {
                     tracing::info!(vmm = %program.display(), why, "a VMM that is here cannot run microVMs");
@@ -285,8 +286,6 @@ impl Microvms {
                     continue;
                 }
             };
-            let jail = jail::make(&jails, (*kind, program), &found.kernel).map_err(failed)?;
-            kept.push(jail.clone());
             jail::remove_others(&jails, &kept);
             template::remove_others(&self.shared.top.join(template::TEMPLATES), &jail);
             let how = std::iter::once(how).chain(tried).collect::<Vec<_>>().join("; ");

@@ -5,7 +5,7 @@
 
 use std::{
     arch::x86_64::_rdtsc,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -34,14 +34,30 @@ struct Verdict {
     why_not: Option<String>,
 }
 
-/// Which VMM by whom, and the words about it. `jail` makes the jail of the one that is asked about, if it has to be tried.
+/// Whether a VMM may be able to run guests, before anything is made for it.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn is_worth_trying(kind: Kind, wish: AcceleratorWish) -> Result<(), String> {
+    match (kind, wish) {
+        (Kind::Firecracker, AcceleratorWish::Auto) => open_kvm(),
+        _ => Ok(()),
+    }
+}
+
+fn open_kvm() -> Result<(), String> {
+    let opened = fs::OpenOptions::new().read(true).write(true).open(KVM);
+    opened.map(drop).map_err(|error| format!("{KVM}: {error}"))
+}
+
+/// Which VMM by whom, and the words about it; tried in its jail if nobody has said so.
 ///
 /// # Errors
 /// Why it cannot run guests.
 pub(super) fn decide(
     wish: AcceleratorWish,
     (kind, program): (Kind, &Path),
-    jail: impl FnOnce() -> io::Result<PathBuf>,
+    jail: &Path,
 ) -> Result<(Vmm, String), String> {
     let by_processor = match kind {
         Kind::Firecracker => Vmm::Firecracker,
@@ -63,14 +79,10 @@ pub(super) fn decide(
 }
 
 /// Why the processor cannot run guests by this VMM; None if it can. Remembered.
-fn verdict((vmm, program): (Vmm, &Path), jail: impl FnOnce() -> io::Result<PathBuf>) -> Option<String> {
-    if let Err(error) = fs::OpenOptions::new().read(true).write(true).open(KVM) {
-        return Some(format!("{KVM}: {error}"));
+fn verdict((vmm, program): (Vmm, &Path), jail: &Path) -> Option<String> {
+    if let Err(why) = open_kvm() {
+        return Some(why);
     }
-    let jail = match jail() {
-        Ok(jail) => jail,
-        Err(error) => return Some(error.to_string()),
-    };
     let place = jail.with_file_name(if vmm == Vmm::Firecracker { "firecracker.json" } else { "kvm.json" });
     let machine = machine();
     // A verdict that cannot be read is found again.
@@ -79,8 +91,8 @@ fn verdict((vmm, program): (Vmm, &Path), jail: impl FnOnce() -> io::Result<PathB
         return known.why_not;
     }
     tracing::info!(vmm = %program.display(), "trying whether the processor can run microVMs by itself (KVM)");
-    let why_not = try_out((vmm, program), &jail).err();
-    let verdict = Verdict { jail, machine, why_not: why_not.clone() };
+    let why_not = try_out((vmm, program), jail).err();
+    let verdict = Verdict { jail: jail.to_owned(), machine, why_not: why_not.clone() };
     if let Err(error) = write_whole(&place, &verdict) {
         tracing::warn!(%error, "whether KVM works is not remembered");
     }
@@ -126,8 +138,8 @@ mod tests {
 
     #[test]
     fn emulation_tells_why() {
-        let never = || -> io::Result<PathBuf> { unreachable!("nothing is to be tried") };
-        let (vmm, words) = decide(AcceleratorWish::Tcg, (Kind::Qemu, Path::new("/q")), never).unwrap();
+        let one = (Kind::Qemu, Path::new("/q"));
+        let (vmm, words) = decide(AcceleratorWish::Tcg, one, Path::new("/j")).unwrap();
         assert!(matches!(vmm, Vmm::Qemu(Accelerator::Tcg(_))));
         assert_eq!(words, "emulated (as configured)");
     }

@@ -444,12 +444,10 @@ fn guest_volumes(
 ) -> Result<(Vec<GuestVolume>, Vec<GuestMount>), RuntimeError> {
     let mut volumes = Vec::new();
     for volume in &spec.volumes {
-        let mut of_it = container.volume_mounts.iter().filter(|mount| mount.name == volume.name).peekable();
-        let is_shown = of_it.peek().is_some();
-        let is_read_only = of_it.all(|mount| mount.read_only);
+        let is_shown = container.volume_mounts.iter().any(|mount| mount.name == volume.name);
         let bytes = volume.empty_dir.and_then(|own| own.size_limit).map(|limit| limit.0);
         volumes.push(match model::given::of_volume(volume).filter(|_| is_shown) {
-            None => GuestVolume { bytes, is_read_only, ..GuestVolume::default() },
+            None => GuestVolume { bytes, ..GuestVolume::default() },
             Some((kind, own)) => {
                 let files = given.files(kind, own).map_err(|why| given::missing(&why))?;
                 let mode = given::mode(kind);
@@ -459,7 +457,7 @@ fn guest_volumes(
                     mode,
                 };
                 let files = files.into_iter().map(file).collect();
-                GuestVolume { bytes, is_given: true, is_read_only: true, files }
+                GuestVolume { bytes, is_given: true, files }
             }
         });
     }
@@ -467,8 +465,8 @@ fn guest_volumes(
     for mount in &container.volume_mounts {
         let Some(volume) = spec.volumes.iter().position(|own| own.name == mount.name) else { continue };
         let sub_path = mount.sub_path.as_ref().map(PathBuf::from);
-        if let (Some(part), Some(own)) = (&sub_path, volumes.get(volume))
-            && own.is_given
+        let given = volumes.get(volume).filter(|own| own.is_given);
+        if let (Some(part), Some(own)) = (&sub_path, given)
             && !own.files.iter().any(|file| Path::new(&file.path).starts_with(part))
         {
             return Err(given::missing(&format!(
@@ -477,7 +475,8 @@ fn guest_volumes(
                 mount.name
             )));
         }
-        mounts.push(GuestMount { volume, sub_path, path: PathBuf::from(&mount.mount_path) });
+        let (path, is_read_only) = (PathBuf::from(&mount.mount_path), mount.read_only || given.is_some());
+        mounts.push(GuestMount { volume, sub_path, path, is_read_only });
     }
     mounts.sort_by_key(|mount| mount.path.components().count());
     Ok((volumes, mounts))

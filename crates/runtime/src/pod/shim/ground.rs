@@ -14,9 +14,10 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use network::namespace;
 use rustix::{
     mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount},
     pipe::{PipeFlags, pipe_with},
@@ -86,7 +87,7 @@ fn lay(state_dir: &Path) -> io::Result<()> {
     }
     enter(&own)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    for point in mount_points()?.iter().rev().filter(|point| !is_needed(point, state_dir)) {
+    for point in namespace::mount_points()?.iter().rev().filter(|point| !is_needed(point, state_dir)) {
         // What went with another one is not there any more.
         let _ = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     }
@@ -96,21 +97,6 @@ fn lay(state_dir: &Path) -> io::Result<()> {
 /// Whether something of a creator's may be on the file system that is mounted there.
 fn is_needed(point: &Path, state_dir: &Path) -> bool {
     state_dir.starts_with(point) || KERNEL_DIRS.iter().any(|dir| point.starts_with(dir))
-}
-
-/// All of them, each after those below it.
-fn mount_points() -> io::Result<Vec<PathBuf>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    Ok(points.map(|point| PathBuf::from(unescaped(point))).collect())
-}
-
-/// A path as the kernel's tables have it: what would end a field stands there as three octal digits.
-fn unescaped(text: &str) -> String {
-    ["\\040 ", "\\011\t", "\\012\n", "\\134\\"].iter().fold(text.to_owned(), |text, code| {
-        let (code, letter) = code.split_at(4);
-        text.replace(code, letter)
-    })
 }
 
 #[cfg(test)]
@@ -126,6 +112,5 @@ mod tests {
         for other in ["/home", "/srv/other", "/srv/rik node/state/pods/a/ns", "/run", "/device"] {
             assert!(!is_needed(Path::new(other), state), "{other}");
         }
-        assert_eq!(unescaped("/srv/rik\\040node\\134x"), "/srv/rik node\\x");
     }
 }
