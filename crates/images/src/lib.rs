@@ -30,6 +30,7 @@ mod limits;
 mod load;
 mod local;
 mod login;
+mod opening;
 mod overlay;
 mod pull;
 mod reference;

@@ -12,8 +12,8 @@ use std::sync::{Arc, Weak};
 
 use rustix::fs::syncfs;
 
-use crate::Digest;
 use crate::store::Inner;
+use crate::{Digest, StoreError};
 
 /// Where the kernel tells one boot of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -45,9 +45,37 @@ fn settle(store: &Weak<Inner>, root: &OwnedFd, waiting: &[Digest]) {
         tracing::warn!(%fault, "images could not be put on disk");
         return;
     }
-    if let Some(store) = store.upgrade()
-        && let Err(fault) = store.settled(waiting)
-    {
-        tracing::warn!(%fault, "images are on disk, but the list does not say so");
+    let Some(store) = store.upgrade() else { return };
+    match store.settled(waiting) {
+        // Whoever has the store next sees to it.
+        Ok(()) | Err(StoreError::BrokenOff) => {}
+        Err(fault) => tracing::warn!(%fault, "images are on disk, but the list does not say so"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{PackSpec, pack};
+    use crate::{ImageStore, RegistryConfig};
+
+    #[tokio::test]
+    async fn list_of_a_store_that_nobody_has_any_more_is_not_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(scratch.path(), RegistryConfig::default()).unwrap();
+        let mut archive = Vec::new();
+        pack(&PackSpec { reference: "127.0.0.1:1/a:1".to_owned(), ..PackSpec::default() }, &mut archive)
+            .unwrap();
+        store.load(std::io::Cursor::new(archive)).await.unwrap();
+        // As a thread does that has waited for the disk.
+        let inner = Arc::clone(&store.inner);
+        let all: Vec<Digest> = store.list().iter().map(|image| image.digest).collect();
+        let other = store.clone();
+        drop(store);
+        inner.settled(&all).unwrap();
+        drop(other);
+        std::fs::remove_file(scratch.path().join("images/index.json")).unwrap();
+        assert!(matches!(inner.settled(&all), Err(StoreError::BrokenOff)));
+        assert!(!scratch.path().join("images/index.json").exists());
     }
 }

@@ -25,9 +25,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
@@ -37,23 +36,29 @@ use crate::image::{Image, ImageSummary, RemoveError, StoreError};
 use crate::implied::directories_path;
 use crate::index::{Index, LayerRecord, ManifestRecord, NameRecord, write_whole};
 use crate::limits::LAYERS_AT_ONCE_TOTAL;
+use crate::opening::{clear_unlisted, describe, make_directory, read_images, take_lock};
 use crate::pull::{ImageFlights, LayerFlights};
 use crate::registry::Registry;
 use crate::removal::{Bin, remove_tree};
 use crate::settling;
 use crate::snapshot::Leases;
-use crate::unpack::{OPAQUE, Unpacked};
+use crate::unpack::Unpacked;
 use crate::{Digest, Reference, RegistryConfig};
-
-/// How long another holder of the lock may take to let go: one that is ending may still be writing the list.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// Pause between two tries to take it.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The images of a node. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
+    _handles: Arc<Handles>,
+}
+
+/// What all clones of a store share. When it goes, nothing writes the list any more: the directory is its owner's again.
+struct Handles(Arc<Inner>);
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        *self.0.writing.lock().unwrap_or_else(PoisonError::into_inner) = Writing::Over;
+    }
 }
 
 pub(crate) struct Inner {
@@ -69,8 +74,15 @@ pub(crate) struct Inner {
     pub(crate) layer_slots: Semaphore,
     state: Mutex<State>,
     /// Held while the list is written, so that readers of `state` never wait for the disk.
-    writing: Mutex<()>,
+    writing: Mutex<Writing>,
     next_temporary: AtomicU64,
+}
+
+/// Whether the list may be written.
+enum Writing {
+    Allowed,
+    /// Nobody has the store any more.
+    Over,
 }
 
 pub(crate) struct State {
@@ -142,13 +154,14 @@ impl ImageStore {
             layer_flights: LayerFlights::default(),
             layer_slots: Semaphore::new(LAYERS_AT_ONCE_TOTAL),
             state: Mutex::new(state),
-            writing: Mutex::new(()),
+            writing: Mutex::new(Writing::Allowed),
             next_temporary: AtomicU64::new(0),
         };
         let inner = Arc::new(inner);
         // Those of an earlier process of this boot.
         settling::begin(&inner);
-        Ok(Self { inner })
+        let handles = Handles(Arc::clone(&inner));
+        Ok(Self { inner, _handles: Arc::new(handles) })
     }
 
     /// The image of that name or digest, if it is here. Asks no registry.
@@ -273,6 +286,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Waits until nobody else writes the list.
+    fn writing(&self) -> Result<MutexGuard<'_, Writing>, StoreError> {
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match *writing {
+            Writing::Allowed => Ok(writing),
+            Writing::Over => Err(StoreError::BrokenOff),
+        }
+    }
+
     /// The directory of the store.
     pub(crate) fn root_fd(&self) -> &OwnedFd {
         &self.root_fd
@@ -287,7 +309,7 @@ impl Inner {
 
     /// These images are on disk now.
     pub(crate) fn settled(&self, manifests: &[Digest]) -> Result<(), StoreError> {
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.writing()?;
         let mut index = self.state().index.clone();
         for digest in manifests {
             if let Some(manifest) = index.manifests.get_mut(digest) {
@@ -302,7 +324,7 @@ impl Inner {
 
     /// Puts an image on the list, and has it put on disk.
     pub(crate) fn commit(self: &Arc<Self>, arrival: Arrival) -> Result<Arc<Image>, StoreError> {
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let writing = self.writing()?;
         let manifest = Digest::of(&arrival.manifest);
         let config = Digest::of(&arrival.config_bytes);
         for (digest, bytes) in [(manifest, &arrival.manifest), (config, &arrival.config_bytes)] {
@@ -354,8 +376,8 @@ impl Inner {
 
     /// Gives the bytes of layers that went.
     pub(crate) fn remove(&self, reference: &Reference) -> Result<u64, RemoveError> {
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |source| RemoveError::Store { reference: reference.clone(), source };
+        let writing = self.writing().map_err(failed)?;
         let name = reference.to_string();
         let mut index = {
             let state = self.state();
@@ -458,136 +480,10 @@ impl Drop for Stage {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-    made.map_err(StoreError::io("create", path))?;
-    let narrowed = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700));
-    narrowed.map_err(StoreError::io("protect", path))
-}
-
-fn take_lock(root: &Path) -> Result<OwnedFd, StoreError> {
-    let path = root.join("lock");
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let lock = open(&path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|fault| StoreError::io("open", &path)(fault.into()))?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
-            Err(Errno::WOULDBLOCK) => return Err(StoreError::Locked { path: root.to_owned() }),
-            Err(fault) => return Err(StoreError::io("lock", path)(fault.into())),
-        }
-    }
-}
-
 pub(crate) fn layer_path(root: &Path, diff_id: Digest) -> PathBuf {
     root.join("layers").join(diff_id.hex())
 }
 
 pub(crate) fn blob_path(root: &Path, digest: Digest) -> PathBuf {
     root.join("blobs/sha256").join(digest.hex())
-}
-
-/// Reads the list and every image on it. An image with something missing is left out, and said so.
-fn read_images(root: &Path, boot: &str) -> Result<(Index, BTreeMap<String, Arc<Image>>), StoreError> {
-    let path = root.join("images/index.json");
-    let mut index = Index::read(&path)?;
-    let mut images = BTreeMap::new();
-    for (name, record) in &index.names {
-        match read_image(root, name, record, &index, boot) {
-            Ok(image) => {
-                images.insert(name.clone(), Arc::new(image));
-            }
-            Err(reason) => tracing::warn!(image = %name, %reason, "image is incomplete and left out"),
-        }
-    }
-    if images.len() < index.names.len() {
-        index.names.retain(|name, _| images.contains_key(name));
-        index.prune();
-        index.write(&path)?;
-    }
-    Ok((index, images))
-}
-
-fn read_image(
-    root: &Path,
-    name: &str,
-    record: &NameRecord,
-    index: &Index,
-    boot: &str,
-) -> Result<Image, String> {
-    let reference: Reference = name.parse().map_err(|fault: crate::ReferenceError| fault.to_string())?;
-    let manifest = index.manifests.get(&record.manifest).ok_or("its manifest is not on the list")?;
-    if manifest.boot.as_ref().is_some_and(|arrived| arrived != boot) {
-        return Err("the machine went down before all of it was on disk".to_owned());
-    }
-    for diff_id in &manifest.layers {
-        if !layer_path(root, *diff_id).is_dir() || !index.layers.contains_key(diff_id) {
-            return Err(format!("layer {diff_id} is missing"));
-        }
-    }
-    let bytes = std::fs::read(blob_path(root, manifest.config)).map_err(|fault| fault.to_string())?;
-    if Digest::of(&bytes) != manifest.config {
-        return Err("its configuration is damaged".to_owned());
-    }
-    let config = Config::parse(&bytes).map_err(|fault| fault.to_string())?;
-    Ok(describe(root, reference, record, config, index))
-}
-
-fn describe(root: &Path, reference: Reference, name: &NameRecord, config: Config, index: &Index) -> Image {
-    let bytes = |diff_id| index.layers.get(diff_id).map_or(0, |layer| layer.bytes);
-    Image {
-        reference,
-        digest: name.digest,
-        manifest: name.manifest,
-        size_bytes: config.diff_ids.iter().map(bytes).sum(),
-        layers: overlay_layers(root, &config.diff_ids, name.manifest),
-        created: config.created,
-        config: config.run,
-        pulled: name.pulled,
-    }
-}
-
-/// The layers that an overlay needs, lowest first: of one that occurs twice the upper (an overlay takes each directory
-/// once, and the lower could add nothing), and nothing below one that hides everything.
-fn overlay_layers(root: &Path, diff_ids: &[Digest], manifest: Digest) -> Vec<PathBuf> {
-    let directories = directories_path(root, manifest);
-    let mut layers: Vec<PathBuf> = directories.is_dir().then_some(directories).into_iter().collect();
-    for diff_id in diff_ids.iter().rev() {
-        let path = layer_path(root, *diff_id);
-        if layers.contains(&path) {
-            continue;
-        }
-        let mut value = [0; 4];
-        let hides_all = rustix::fs::lgetxattr(&path, OPAQUE, &mut value).is_ok();
-        layers.push(path);
-        if hides_all {
-            break;
-        }
-    }
-    layers.reverse();
-    layers
-}
-
-/// Removes layers and blobs that the list does not name.
-fn clear_unlisted(root: &Path, index: &Index) -> Result<(), StoreError> {
-    let layers: Vec<String> = index.layers.keys().map(Digest::hex).collect();
-    let manifests = index.manifests.iter();
-    let blobs: Vec<String> =
-        manifests.flat_map(|(digest, manifest)| [digest.hex(), manifest.config.hex()]).collect();
-    let own: Vec<String> = index.manifests.keys().map(Digest::hex).collect();
-    for (directory, listed) in
-        [(root.join("layers"), layers), (root.join("directories"), own), (root.join("blobs/sha256"), blobs)]
-    {
-        let listed: std::collections::BTreeSet<String> = listed.into_iter().collect();
-        let entries = std::fs::read_dir(&directory).map_err(StoreError::io("read", &directory))?;
-        for entry in entries {
-            let entry = entry.map_err(StoreError::io("read", &directory))?;
-            if !entry.file_name().to_str().is_some_and(|name| listed.contains(name)) {
-                remove_tree(&entry.path()).map_err(StoreError::io("remove", entry.path()))?;
-            }
-        }
-    }
-    Ok(())
 }
