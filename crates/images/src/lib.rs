@@ -58,6 +58,6 @@ pub use pull::Wish;
 pub use reference::{Reference, ReferenceError, ReferenceFault};
 pub use registry::RegistryError;
 pub use save::SaveError;
-pub use snapshot::{SnapshotError, Users, check_rootfs};
+pub use snapshot::{RootfsPlace, SnapshotError, Users, check_rootfs};
 pub use store::ImageStore;
 pub use unpack::{NameFault, UnpackError, unpack_archive};

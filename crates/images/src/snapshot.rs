@@ -1,8 +1,8 @@
 //! Root filesystems: an overlay of an image's shared layers and a writable one, for each container its own.
 //!
-//! Below a directory of the caller: `upper` and `work` are the writable layer, `rootfs` is where it is mounted. Layers
-//! are never written to, so any number of root filesystems share them. The writable layer lives as long as the mount:
-//! it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
+//! Below directories of the caller: `upper` and `work` are the writable layer, `rootfs` is where it is mounted; that may
+//! be in memory. Layers are never written to, so any number of root filesystems share them. The writable layer lives as
+//! long as the mount: it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
 //!
 //! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more for the time that
 //! the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
@@ -125,30 +125,62 @@ pub struct Users {
     pub ids: IdRange,
 }
 
+/// Where a root filesystem is: one directory for all of it, or two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootfsPlace {
+    /// Directory in which it is mounted, as `rootfs`.
+    pub mount: PathBuf,
+    /// Directory of its writable layer.
+    pub layer: PathBuf,
+}
+
+impl From<&Path> for RootfsPlace {
+    fn from(dir: &Path) -> Self {
+        Self { mount: dir.to_owned(), layer: dir.to_owned() }
+    }
+}
+
+impl From<&PathBuf> for RootfsPlace {
+    fn from(dir: &PathBuf) -> Self {
+        Self::from(dir.as_path())
+    }
+}
+
+impl RootfsPlace {
+    fn absolute(self) -> Result<Self, SnapshotError> {
+        let absolute = |path: PathBuf| std::path::absolute(&path).map_err(failed("find", &path));
+        Ok(Self { mount: absolute(self.mount)?, layer: absolute(self.layer)? })
+    }
+
+    fn rootfs(&self) -> PathBuf {
+        self.mount.join("rootfs")
+    }
+}
+
 impl ImageStore {
-    /// Mounts a fresh root filesystem of `image` at `dir/rootfs` and gives that path; for a user namespace, if there are
-    /// `users`. The image stays in use until [`Self::unmount_rootfs`].
+    /// Mounts a fresh root filesystem of `image` at `place` and gives the path of its root; for a user namespace, if there
+    /// are `users`. The image stays in use until [`Self::unmount_rootfs`].
     ///
     /// # Errors
     /// One is mounted there already, the image is gone or unfit, or the kernel refused.
     pub async fn mount_rootfs(
         &self,
         image: &Image,
-        dir: &Path,
+        place: impl Into<RootfsPlace>,
         users: Option<Users>,
     ) -> Result<PathBuf, SnapshotError> {
-        let (inner, image, dir) = (Arc::clone(&self.inner), image.clone(), dir.to_owned());
-        let mounting = tokio::task::spawn_blocking(move || inner.mount_rootfs(&image, &dir, users.as_ref()));
+        let (inner, image, place) = (Arc::clone(&self.inner), image.clone(), place.into());
+        let mounting = tokio::task::spawn_blocking(move || inner.mount_rootfs(&image, place, users.as_ref()));
         mounting.await.map_err(|_| SnapshotError::BrokenOff)?
     }
 
-    /// Unmounts the root filesystem below `dir` and removes its writable layer. Fine if there is none.
+    /// Unmounts the root filesystem at `place` and removes its writable layer. Fine if there is none.
     ///
     /// # Errors
     /// Something of it could not be removed.
-    pub async fn unmount_rootfs(&self, dir: &Path) -> Result<(), SnapshotError> {
-        let (inner, dir) = (Arc::clone(&self.inner), dir.to_owned());
-        let unmounting = tokio::task::spawn_blocking(move || inner.unmount_rootfs(&dir));
+    pub async fn unmount_rootfs(&self, place: impl Into<RootfsPlace>) -> Result<(), SnapshotError> {
+        let (inner, place) = (Arc::clone(&self.inner), place.into());
+        let unmounting = tokio::task::spawn_blocking(move || inner.unmount_rootfs(&place.absolute()?));
         unmounting.await.map_err(|_| SnapshotError::BrokenOff)?
     }
 }
@@ -157,22 +189,22 @@ impl Inner {
     fn mount_rootfs(
         &self,
         image: &Image,
-        dir: &Path,
+        place: RootfsPlace,
         users: Option<&Users>,
     ) -> Result<PathBuf, SnapshotError> {
-        let dir = std::path::absolute(dir).map_err(failed("find", dir))?;
-        let rootfs = dir.join("rootfs");
+        let place = place.absolute()?;
+        let rootfs = place.rootfs();
         if is_mount(&rootfs) {
             return Err(SnapshotError::AlreadyMounted { path: rootfs });
         }
-        self.lease(image, &dir)?;
-        let mounted = mount_fresh(image, &dir, &rootfs, users)
+        self.lease(image, &place.mount)?;
+        let mounted = mount_fresh(image, &place, &rootfs, users)
             .and_then(|()| real_directories(&rootfs, outside(users, 0)));
         match mounted {
             Ok(()) => Ok(rootfs),
             Err(fault) => {
-                if let Err(fault) = self.unmount_rootfs(&dir) {
-                    tracing::warn!(path = %dir.display(), %fault, "half a root filesystem stays behind");
+                if let Err(fault) = self.unmount_rootfs(&place) {
+                    tracing::warn!(path = %rootfs.display(), %fault, "half a root filesystem stays behind");
                 }
                 Err(fault)
             }
@@ -187,9 +219,8 @@ impl Inner {
         state.leases.take(dir, image.manifest).map_err(failed("note the use of", dir))
     }
 
-    fn unmount_rootfs(&self, dir: &Path) -> Result<(), SnapshotError> {
-        let dir = std::path::absolute(dir).map_err(failed("find", dir))?;
-        let rootfs = dir.join("rootfs");
+    fn unmount_rootfs(&self, place: &RootfsPlace) -> Result<(), SnapshotError> {
+        let rootfs = place.rootfs();
         for _ in 0..STACKED_MOUNTS_MAX {
             if !is_mount(&rootfs) {
                 break;
@@ -208,12 +239,12 @@ impl Inner {
             }
             _ => {}
         }
-        unmount_mapped(&dir)?;
+        unmount_mapped(&place.mount)?;
         for name in ["upper", "work"] {
-            let path = dir.join(name);
+            let path = place.layer.join(name);
             remove_tree(&path).map_err(failed("remove", &path))?;
         }
-        self.state().leases.release(&dir).map_err(failed("note the end of", &dir))
+        self.state().leases.release(&place.mount).map_err(failed("note the end of", &place.mount))
     }
 }
 
@@ -257,8 +288,13 @@ fn unmount_mapped(dir: &Path) -> Result<(), SnapshotError> {
     remove_tree(&top).map_err(failed("remove", &top))
 }
 
-fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path, users: Option<&Users>) -> Result<(), SnapshotError> {
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
+fn mount_fresh(
+    image: &Image,
+    place: &RootfsPlace,
+    rootfs: &Path,
+    users: Option<&Users>,
+) -> Result<(), SnapshotError> {
+    let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
     for path in [&upper, &work] {
         // Left of a mount that a reboot took away; a volatile one must not be used again.
         remove_tree(path).map_err(failed("clear", path))?;
@@ -276,7 +312,7 @@ fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path, users: Option<&Users>) 
     std::fs::set_permissions(&upper, mode).map_err(failed("adapt", &upper))?;
     let mapped = match users {
         None => None,
-        Some(users) => Some(mount_mapped(&image.layers, dir, users)?),
+        Some(users) => Some(mount_mapped(&image.layers, &place.mount, users)?),
     };
     let lower = mapped.as_ref().unwrap_or(&image.layers);
     let overlay = Overlay { lower, upper: &upper, work: &work };
@@ -285,7 +321,7 @@ fn mount_fresh(image: &Image, dir: &Path, rootfs: &Path, users: Option<&Users>) 
         reason,
         source: Arc::new(errno.into()),
     })?;
-    if users.is_some() { unmount_mapped(dir) } else { Ok(()) }
+    if users.is_some() { unmount_mapped(&place.mount) } else { Ok(()) }
 }
 
 /// Makes sure that /dev, /proc, /sys and /etc below `rootfs` are real directories: absent ones are made, anything else

@@ -17,7 +17,7 @@ pub struct AttachRequest {
     pub owner: Owner,
     /// Host name in the pod: at most 64 bytes.
     pub hostname: String,
-    /// Where the files that hold the namespaces go: `<state-dir>/pods/<uid>/ns`. Made if it is missing.
+    /// Where the files that hold the namespaces go: `<state-dir>/run/<uid>/ns`. Made if it is missing.
     pub ns_dir: PathBuf,
     /// Whether the namespaces were just made, by [`namespace::make`]; otherwise they are made, without a user namespace.
     pub has_namespaces: bool,

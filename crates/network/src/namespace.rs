@@ -182,7 +182,10 @@ pub(crate) fn remove(ns_dir: &Path) -> Result<(), NamespaceError> {
 
 /// Makes sure that mounts below a directory stay in this mount namespace: makes it a private mount point, unless
 /// the mount that it lies on is private already.
-pub(crate) fn keep_mounts_private(dir: &Path) -> Result<(), NamespaceError> {
+///
+/// # Errors
+/// [`NamespaceError`].
+pub fn keep_mounts_private(dir: &Path) -> Result<(), NamespaceError> {
     create_dir(dir)?;
     let dir =
         fs::canonicalize(dir).map_err(|source| NamespaceError::Create { path: dir.to_owned(), source })?;

@@ -54,7 +54,7 @@ pub struct NetworkConfig {
     pub subnet: Subnet,
     /// The interface that pods' own traffic leaves by; without it, whichever the routes say.
     pub uplink: Option<String>,
-    /// The riklet's state directory. Pods are below `pods/<uid>/` in it.
+    /// The riklet's state directory. The files that hold namespaces are below it.
     pub state_dir: PathBuf,
     /// Largest packet; without it, that of the uplink or of the default route.
     pub mtu: Option<u32>,

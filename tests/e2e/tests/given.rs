@@ -97,8 +97,10 @@ fn containers_are_given_configs_and_secrets_as_variables_and_files() {
         assert_eq!(leaks(&Lab::state()), Vec::<String>::new(), "the secret is on no disk and in no log");
         api.delete_instance("given");
         api.wait_gone("given");
-        let pods = Lab::node_state(NODE).join("pods");
-        assert_eq!(fs::read_dir(pods).expect("a directory").count(), 0);
+        for top in ["pods", "run"] {
+            let entries = fs::read_dir(Lab::node_state(NODE).join(top)).expect("a directory");
+            assert_eq!(entries.count(), 0, "{top}");
+        }
     });
 }
 

@@ -14,7 +14,7 @@ fn node_whose_containers_runc_makes_is_used_as_any_other() {
         let sheet = lab.rikctl(&["describe", "node", NODE]).good();
         assert!(sheet.contains("runc version") && sheet.contains(", rik"), "{sheet}");
         let made_by_runc = |uid: &str| {
-            let state = Lab::node_state(NODE).join("pods").join(uid).join("oci/0/state.json");
+            let state = Lab::node_state(NODE).join("run").join(uid).join("oci/0/state.json");
             std::fs::read_to_string(state).is_ok_and(|text| text.contains("init_process_start"))
         };
         let page = api.run(&web("page", 8080));
@@ -59,7 +59,7 @@ fn pod_chooses_among_the_runtimes_that_its_node_has() {
             manifest
         };
         let state = |uid: &str| {
-            let state = Lab::node_state(NODE).join("pods").join(uid).join("oci/0/state.json");
+            let state = Lab::node_state(NODE).join("run").join(uid).join("oci/0/state.json");
             std::fs::read_to_string(state).unwrap_or_default()
         };
         for (name, class) in [("usual", ""), ("own", "rik"), ("other", "runc")] {

@@ -109,8 +109,10 @@ fn volumes_of_a_pod_are_gone_with_it_and_survive_its_riklet() {
         api.wait_node(NODE, "Ready");
         api.delete_instance("kept");
         api.wait_gone("kept");
-        let pods = Lab::node_state(NODE).join("pods");
-        assert_eq!(std::fs::read_dir(pods).expect("a directory").count(), 0);
+        for top in ["pods", "run"] {
+            let entries = std::fs::read_dir(Lab::node_state(NODE).join(top)).expect("a directory");
+            assert_eq!(entries.count(), 0, "{top}");
+        }
     });
 }
 

@@ -135,7 +135,7 @@ fn measure(place: &PodPlace, spec: &WorkloadSpec) -> PodDisk {
         let logs = bytes_below(place.logs(), |name| {
             name.split(|byte| *byte == b'.').next() == Some(index.to_string().as_bytes())
         });
-        bytes_below(&place.container(index).join("upper"), |_| true).saturating_add(logs)
+        bytes_below(&place.rootfs(index).layer.join("upper"), |_| true).saturating_add(logs)
     });
     let on_disk = spec.volumes.iter().filter(|own| own.empty_dir.is_some_and(|empty| empty.medium.is_none()));
     let volumes =

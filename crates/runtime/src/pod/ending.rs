@@ -7,7 +7,7 @@
 //! ```
 //! *Guarantee*: each may be repeated from wherever it stopped; the record is the last to go, so nothing is forgotten.
 
-use std::{fs, io, time::Duration};
+use std::{fs, time::Duration};
 
 use model::{
     Reason, WorkloadSpec,
@@ -156,7 +156,7 @@ impl PodRuntime {
             record.facts = Some(Facts { ip: None, ports: Vec::new(), ..facts });
             place.write(&record).map_err(|error| fault::record(uid, error))?;
         }
-        let removed = blocking(move || remove_parts(&place)).await.and_then(|removed| removed);
+        let removed = blocking(move || place.remove_parts()).await.and_then(|removed| removed);
         removed.map_err(|error| fault::removal("the pod's files", error))
     }
 
@@ -178,7 +178,7 @@ impl PodRuntime {
         self.give_back(uid, &place).await?;
         let shared = std::sync::Arc::clone(&self.shared);
         let work = move || {
-            remove_parts(&place)?;
+            place.remove_parts()?;
             shared.deleted.keep(&place, record.as_deref(), containers)?;
             // The record is in there, and all else is gone.
             remove_dir(place.dir())
@@ -203,8 +203,8 @@ impl PodRuntime {
             let removed = blocking(move || cgroups.remove_pod(&own)).await;
             let removed = removed.map_err(|error| fault::removal("the pod's control groups", error))?;
             removed.map_err(|error| fault::removal("the pod's control groups", error))?;
-            for container in containers_of(place) {
-                let unmounted = self.shared.images.unmount_rootfs(&container).await;
+            for index in place.containers() {
+                let unmounted = self.shared.images.unmount_rootfs(place.rootfs(index)).await;
                 unmounted.map_err(|error| fault::removal("a root file system", error))?;
             }
             let own = place.clone();
@@ -233,6 +233,7 @@ impl PodRuntime {
         let cgroups = shared.cgroups.clone();
         let removed = blocking(move || cgroups.remove_all()).await.map_err(directory(&shared.state_dir))?;
         removed.map_err(|source| OpenError::Cgroups { source })?;
+        shared.places.unmount_run().map_err(directory(&shared.places.run()))?;
         shared.network.teardown().await.map_err(|source| OpenError::Network { source })?;
         for path in [
             shared.places.pods(),
@@ -261,17 +262,4 @@ fn turns(spec: &WorkloadSpec) -> Vec<Vec<u32>> {
     }
     let others = others.into_iter().map(index).collect();
     std::iter::once(others).chain(sidecars.into_iter().rev().map(|place| vec![index(place)])).collect()
-}
-
-fn containers_of(place: &PodPlace) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = fs::read_dir(place.dir().join("c")) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.path()).collect()
-}
-
-/// Removes all files of the pod but its record.
-fn remove_parts(place: &PodPlace) -> io::Result<()> {
-    for part in [place.dir().join("c"), place.execs(), place.oci(), place.etc(), place.ns()] {
-        remove_dir(&part)?;
-    }
-    Ok(())
 }

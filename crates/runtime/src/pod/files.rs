@@ -1,7 +1,7 @@
 //! What a container leaves on disk: who its process is and how it ended. Written by the shim, read by everybody.
 //!
 //! ```text
-//!  pods/<uid>/c/<index>/process.json   the process exists (written before it may run its program)
+//!  run/<uid>/c/<index>/process.json   the process exists (written before it may run its program)
 //!                      /exit.json      it is over (written before anybody hears of it)
 //! ```
 //! *Guarantee*: each file is either absent or whole; it is written beside its place and moved there. For every

@@ -249,7 +249,7 @@ impl PodRuntime {
         let scaffold = match record.ids {
             Some(_) => {
                 let namespace = network::namespace::user_path(&ns);
-                Some(scaffold::move_onto(&mut document, namespace, place.dir()).map_err(fault::files)?)
+                Some(scaffold::move_onto(&mut document, namespace, place.run()).map_err(fault::files)?)
             }
             None => None,
         };

@@ -1,7 +1,7 @@
 //! Configs and secrets of a pod: kept in memory on its node, and shown to its containers.
 //!
 //! ```text
-//!  pods/<uid>/g             a file system in memory, for root alone
+//!  run/<uid>/g              a file system in memory, for root alone
 //!             /config.<name>/<key>, secret.<name>/<key>   what the instance was given: for containers that start anew
 //!             /<index>/<volume>/<path>                    files that a container sees
 //!             /<index>.json                               its config.json, if its variables come from here
@@ -20,19 +20,18 @@ use model::{
     ContainerSpec, Reason, WorkloadSpec,
     given::{self, Contents, Given, ObjectKind},
 };
-use rustix::{
-    fs::CWD,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, move_mount,
-    },
-};
 
-use super::{fault, record::PodPlace, volumes::is_mount};
+use super::{
+    fault,
+    memory::{self, InMemory},
+    record::PodPlace,
+};
 use crate::RuntimeError;
 
 /// Most bytes of the file system: the objects once, and again for each of many containers that show them.
 const SPACE_BYTES: u64 = 64 << 20;
+/// Where they are kept.
+const KEPT_IN: InMemory = InMemory { mode: "0700", bytes: Some(SPACE_BYTES), stays: true, programs: false };
 
 /// Keeps what the instance was given, if it names anything. Safe to repeat.
 ///
@@ -43,7 +42,7 @@ pub fn keep(place: &PodPlace, spec: &WorkloadSpec, given: &Given) -> Result<(), 
         return Ok(());
     }
     given.check(spec).map_err(|why| missing(&why))?;
-    let kept = mount(&place.given()).and_then(|()| {
+    let kept = memory::mount(&place.given(), KEPT_IN).and_then(|()| {
         given.objects.iter().try_for_each(|((kind, name), contents)| {
             let directory = object(place, *kind, name);
             fresh(&directory)?;
@@ -134,25 +133,6 @@ pub fn in_memory(place: &PodPlace, index: usize, path: &Path) -> io::Result<Path
 
 fn object(place: &PodPlace, kind: ObjectKind, name: &str) -> PathBuf {
     place.given().join(format!("{kind}.{name}"))
-}
-
-fn mount(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    if is_mount(path)? {
-        return Ok(());
-    }
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "rik")?;
-    fsconfig_set_string(&context, "mode", "0700")?;
-    fsconfig_set_string(&context, "size", SPACE_BYTES.to_string())?;
-    // Older kernels (before 6.4) do not know it.
-    let _ = fsconfig_set_flag(&context, "noswap");
-    fsconfig_create(&context)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-    Ok(move_mount(&mounted, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// An empty directory that everybody may look into who gets there; above it is one for root alone.

@@ -35,6 +35,7 @@ mod ids;
 pub mod limits;
 pub mod link;
 mod local;
+mod memory;
 mod news;
 mod observed;
 pub mod oci_runtime;

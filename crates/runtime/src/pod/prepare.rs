@@ -159,7 +159,7 @@ impl PodRuntime {
     async fn clear(&self, place: &PodPlace, spec: &InstanceSpec) -> Result<(), RuntimeError> {
         let _alone = self.shared.busy.alone_with(&spec.uid).await;
         for index in 0..spec.spec.all_containers().count() {
-            self.shared.images.unmount_rootfs(&place.container(index)).await.map_err(fault::snapshot)?;
+            self.shared.images.unmount_rootfs(place.rootfs(index)).await.map_err(fault::snapshot)?;
         }
         Ok(())
     }
@@ -275,13 +275,14 @@ impl PodRuntime {
         let program = self.shared.oci_runtimes.choose(spec.spec.runtime_class_name.as_deref())?;
         let (runtime, container) = (self.clone(), container.clone());
         let own = (place.clone(), spec.spec.clone(), index);
+        let at = place.rootfs(index);
         let at_work = self.shared.busy.work_on(&spec.uid).await;
         let work = async move {
             let _at_work = at_work;
             // Held for work on this machine only, never while waiting for a registry.
             let _turn = runtime.shared.disk_work.acquire().await;
             let users = users(setup.ids, &ns).map_err(fault::files)?;
-            let rootfs = runtime.shared.images.mount_rootfs(&image, &dir, users).await;
+            let rootfs = runtime.shared.images.mount_rootfs(&image, at, users).await;
             let rootfs = rootfs.map_err(fault::snapshot)?;
             let setup = ContainerSetup { rootfs, ..setup };
             let of_thread = Arc::clone(&image);
@@ -370,7 +371,7 @@ fn write_container(
     let scaffold = match setup.ids {
         Some(_) => {
             let namespace = namespace::user_path(&place.ns());
-            Some(scaffold::move_onto(&mut document, namespace, place.dir()).map_err(fault::files)?)
+            Some(scaffold::move_onto(&mut document, namespace, place.run()).map_err(fault::files)?)
         }
         None => None,
     };

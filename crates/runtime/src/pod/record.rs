@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!  <state-dir>/pods/<uid>/record.json        the record
+//!                         v/<name>           its volumes that are on the disk
+//!                         c/<index>/         the writable layer of one container
+//!  <state-dir>/run/<uid>/                     all that a boot of the machine ends, in memory:
 //!                         ns/                files that hold its namespaces
 //!                         etc/               hosts, hostname, resolv.conf
 //!                         oci/               libcontainer's own state
-//!                         v/<name>, m/<name> its volumes; s/<index>.<number> a part of one, as a container sees it
-//!                         g/                 in memory: configs and secrets that it was given
+//!                         m/<name>           its volumes that are mounts; s/<index>.<number> a part of one, as a
+//!                                            container sees it
+//!                         g/                 configs and secrets that it was given
 //!                         keeper.json        who its first process is, if its containers share them
 //!                         x/<id>/            one further program in a container: pipes or terminal, exit.json
 //!                         c/<index>/         one container: rootfs, config.json, pipes, process.json, exit.json
@@ -15,10 +19,13 @@
 //!  <state-dir>/logs/<uid>/<index>.log        what a container wrote in its first run
 //!                         <index>.<run>.log  and in a later one; the last two are kept
 //! ```
+//! What is in memory costs no disk, and a machine that went down has left nothing of it.
+//!
 //! *Guarantees*: the record is the first thing that is made and the last that is removed; it is whole at every instant;
 //! a uid that is not a uuid never becomes a path.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
@@ -26,16 +33,29 @@ use std::{
     sync::Arc,
 };
 
+use images::RootfsPlace;
 use jiff::Timestamp;
 use model::{Kind, PastRun, Reason, StartTimes, WorkloadSpec, lifecycle::Facts, quantity::Memory};
-use network::Attachment;
+use network::{Attachment, namespace};
 use serde::{Deserialize, Serialize};
 use userns::IdRange;
 use uuid::Uuid;
 
 use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole, write_whole};
-use super::{function, observed::ContainerFiles};
+use super::{
+    function,
+    memory::{self, InMemory},
+    observed::ContainerFiles,
+    remove_dir, volumes,
+};
 use crate::InstanceSpec;
+
+/// Name of the directory, below the state directory, of what lives no longer than a boot of the machine.
+pub const RUN_DIR: &str = "run";
+/// Where that is. A file that a container can write to, as `/etc/hosts`, counts as its memory.
+const RUN_IN: InMemory = InMemory { mode: "0700", bytes: None, stays: false, programs: false };
+/// Name of the directories of a pod's containers.
+const CONTAINERS: &str = "c";
 
 /// How far an instance has come. It only advances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -182,6 +202,29 @@ impl Places {
         self.state_dir.join("pods")
     }
 
+    /// Directory, in memory, of what lives no longer than a boot of the machine.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.state_dir.join(RUN_DIR)
+    }
+
+    /// Makes the directory in memory, unless it is there. Before, mounts below the state directory become this node's alone.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn mount_run(&self) -> io::Result<()> {
+        namespace::keep_mounts_private(&self.state_dir).map_err(io::Error::other)?;
+        memory::mount(&self.run(), RUN_IN)
+    }
+
+    /// Takes the directory in memory away.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unmount_run(&self) -> io::Result<()> {
+        volumes::take_away(&self.run())
+    }
+
     /// Directory of the volumes that outlive pods.
     #[must_use]
     pub fn volumes(&self) -> PathBuf {
@@ -212,6 +255,7 @@ impl Places {
         }
         Ok(PodPlace {
             dir: self.pods().join(uid),
+            run: self.run().join(uid),
             logs: self.logs().join(uid),
             local_volumes: self.volumes(),
         })
@@ -244,6 +288,7 @@ impl Places {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPlace {
     dir: PathBuf,
+    run: PathBuf,
     logs: PathBuf,
     local_volumes: PathBuf,
 }
@@ -255,10 +300,16 @@ impl PodPlace {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Its directory.
+    /// Its directory on the disk.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Its directory in memory.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
     }
 
     /// Its logs' directory.
@@ -270,31 +321,31 @@ impl PodPlace {
     /// Files that hold its namespaces.
     #[must_use]
     pub fn ns(&self) -> PathBuf {
-        self.dir.join("ns")
+        self.run.join("ns")
     }
 
     /// Files that its containers find in `/etc`.
     #[must_use]
     pub fn etc(&self) -> PathBuf {
-        self.dir.join("etc")
+        self.run.join("etc")
     }
 
     /// libcontainer's own state.
     #[must_use]
     pub fn oci(&self) -> PathBuf {
-        self.dir.join("oci")
+        self.run.join("oci")
     }
 
     /// File that says who its first process is, if its containers share their processes.
     #[must_use]
     pub fn keeper(&self) -> PathBuf {
-        self.dir.join("keeper.json")
+        self.run.join("keeper.json")
     }
 
     /// Directory of further programs in the containers.
     #[must_use]
     pub fn execs(&self) -> PathBuf {
-        self.dir.join("x")
+        self.run.join("x")
     }
 
     /// Directory of the volumes that are plain directories.
@@ -306,7 +357,7 @@ impl PodPlace {
     /// Directory of the volumes that are mounts.
     #[must_use]
     pub fn mounted_volumes(&self) -> PathBuf {
-        self.dir.join("m")
+        self.run.join("m")
     }
 
     /// Directory of the volumes that outlive it.
@@ -318,19 +369,43 @@ impl PodPlace {
     /// Directory of the parts of volumes that containers see instead of the whole.
     #[must_use]
     pub fn volume_parts(&self) -> PathBuf {
-        self.dir.join("s")
+        self.run.join("s")
     }
 
     /// Directory, in memory, of the configs and secrets that it was given.
     #[must_use]
     pub fn given(&self) -> PathBuf {
-        self.dir.join("g")
+        self.run.join("g")
     }
 
     /// Directory of one container.
     #[must_use]
     pub fn container(&self, index: usize) -> PathBuf {
-        self.dir.join("c").join(index.to_string())
+        self.run.join(CONTAINERS).join(index.to_string())
+    }
+
+    /// Where the root file system of one container is.
+    #[must_use]
+    pub fn rootfs(&self, index: usize) -> RootfsPlace {
+        let layer = self.dir.join(CONTAINERS).join(index.to_string());
+        RootfsPlace { mount: self.container(index), layer }
+    }
+
+    /// Indices of the containers of which something is there.
+    #[must_use]
+    pub fn containers(&self) -> BTreeSet<usize> {
+        let entries = [&self.dir, &self.run].map(|dir| fs::read_dir(dir.join(CONTAINERS)));
+        let names = entries.into_iter().flatten().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| name.to_str()?.parse().ok()).collect()
+    }
+
+    /// Removes all files of the pod but its record.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove_parts(&self) -> io::Result<()> {
+        remove_dir(&self.run)?;
+        remove_dir(&self.dir.join(CONTAINERS))
     }
 
     /// Log of one run of a container.

@@ -165,12 +165,12 @@ impl PodRuntime {
         made.map_err(fault::files)?.map_err(fault::group)?;
         if record.spec.kind == Kind::Function {
             let content = self.content_of_run(place, record, index, container).await?;
-            self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;
+            self.shared.images.unmount_rootfs(place.rootfs(index)).await.map_err(fault::snapshot)?;
             return self.furnish_function(place, record, (index, container), content).await.map(drop);
         }
         // Before the root file system that stands on it goes: from here on somebody holds it.
         let image = self.image_of_run(place, record, index, container).await?;
-        self.shared.images.unmount_rootfs(&dir).await.map_err(fault::snapshot)?;
+        self.shared.images.unmount_rootfs(place.rootfs(index)).await.map_err(fault::snapshot)?;
         self.furnish_container(place, record, (index, container), image).await.map(drop)
     }
 

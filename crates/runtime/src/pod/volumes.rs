@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pods/<uid>/v/<name>   emptyDir on disk: a plain directory
-//!             m/<name>   emptyDir in memory, hostPath: a mount on an empty directory of ours
+//!  run/<uid>/m/<name>    emptyDir in memory, hostPath: a mount on an empty directory of ours
 //!             g/<index>/<name>   config, secret: a directory in memory for each container (`given`)
 //!             s/<index>.<number>   a part of one of these, for one container
 //!  volumes/<name>/data   local: a plain directory that stays (`local`)
@@ -32,10 +32,7 @@ use model::{
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2},
     io::Errno,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
-    },
+    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
 };
 use serde_json::{Value, json};
 
@@ -43,6 +40,7 @@ use super::{
     fault,
     given::directory,
     local::{self, LocalVolumes},
+    memory::{self, InMemory},
     record::PodPlace,
 };
 use crate::RuntimeError;
@@ -247,24 +245,13 @@ fn source(place: &PodPlace, volume: &Volume) -> PathBuf {
 
 fn make_empty(place: &PodPlace, volume: &Volume, empty: &EmptyDir) -> io::Result<()> {
     let path = source(place, volume);
-    make_directory(&path)?;
     if empty.medium.is_none() {
+        make_directory(&path)?;
         // For containers of any user; nobody else gets here, because the directories above are ours alone.
         return fs::set_permissions(&path, Permissions::from_mode(0o777));
     }
-    if is_mount(&path)? {
-        return Ok(());
-    }
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "rik")?;
-    fsconfig_set_string(&context, "mode", "0777")?;
-    if let Some(limit) = empty.size_limit {
-        fsconfig_set_string(&context, "size", limit.0.to_string())?;
-    }
-    fsconfig_create(&context)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-    Ok(move_mount(&mounted, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    let bytes = empty.size_limit.map(|limit| limit.0);
+    memory::mount(&path, InMemory { mode: "0777", bytes, stays: false, programs: true })
 }
 
 /// Mounts what was opened at a place of ours.
@@ -312,7 +299,7 @@ pub(crate) fn open_allowed(path: &Path, allowed: &[PathBuf], flag: &str) -> Resu
     })
 }
 
-fn take_away(path: &Path) -> io::Result<()> {
+pub(super) fn take_away(path: &Path) -> io::Result<()> {
     for _ in 0..STACKED_MOUNTS_MAX {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}

@@ -99,7 +99,7 @@ impl Bench {
         let number = self.pods.borrow().len();
         let uid = format!("3f2c1d5e-0a4b-4c6d-8e7f-{number:012x}");
         let pod = TestPod {
-            dir: self.state.path().join("pods").join(&uid),
+            dir: self.state.path().join("run").join(&uid),
             logs: self.state.path().join("logs").join(&uid),
             uid,
             count: scripts.len(),

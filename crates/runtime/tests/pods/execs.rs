@@ -110,7 +110,7 @@ fn session_that_is_dropped_ends_its_program_and_leaves_no_file() {
         while run(&node, &spec, there).await.exit.code != Some(0) {}
         drop(session);
         while run(&node, &spec, there).await.exit.code == Some(0) {}
-        let dir = node.state.join("pods").join(&spec.uid).join("x");
+        let dir = node.state.join("run").join(&spec.uid).join("x");
         while std::fs::read_dir(&dir).unwrap().count() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

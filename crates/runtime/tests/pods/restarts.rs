@@ -133,7 +133,7 @@ fn memory_that_one_run_used_is_not_held_against_the_next() {
         container.resources = Some(Resources { requests: None, limits: Some(limits) });
         let spec = with_policy(RestartPolicy::Always, vec![container]);
         node.run(&spec).await;
-        let input = node.state.join("pods").join(&spec.uid).join("c/0/stdin");
+        let input = node.state.join("run").join(&spec.uid).join("c/0/stdin");
         std::fs::OpenOptions::new().write(true).open(input).unwrap().write_all(b"go\n").unwrap();
         let facts = node.seen(&spec, exited(0)).await;
         assert_eq!(facts.containers[0].reason, Some(Reason::OutOfMemory));

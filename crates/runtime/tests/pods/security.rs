@@ -83,7 +83,7 @@ fn s_pod_04_container_without_its_filter_never_begins() {
         for left in [None, Some(""), Some("rik seccomp 1\n")] {
             let spec = probing(image.clone(), &["filter"]);
             node.runtime.prepare(&spec, &|_| {}).await.unwrap();
-            let filter = node.state.join("pods").join(&spec.uid).join("c/0/seccomp");
+            let filter = node.state.join("run").join(&spec.uid).join("c/0/seccomp");
             match left {
                 None => std::fs::remove_file(filter).unwrap(),
                 Some(text) => std::fs::write(filter, text).unwrap(),

@@ -26,6 +26,7 @@ use rustix::{
 };
 
 use super::birth::{Birth, fork_outside};
+use crate::pod::record::RUN_DIR;
 
 /// Where the kernel shows its own files and devices.
 const KERNEL_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -96,7 +97,8 @@ fn lay(state_dir: &Path) -> io::Result<()> {
 
 /// Whether something of a creator's may be on the file system that is mounted there.
 fn is_needed(point: &Path, state_dir: &Path) -> bool {
-    state_dir.starts_with(point) || KERNEL_DIRS.iter().any(|dir| point.starts_with(dir))
+    let of_pods = state_dir.join(RUN_DIR);
+    of_pods.starts_with(point) || KERNEL_DIRS.iter().any(|dir| point.starts_with(dir))
 }
 
 #[cfg(test)]
@@ -106,10 +108,18 @@ mod tests {
     #[test]
     fn what_is_needed_is_the_way_to_the_state_directory_and_what_is_the_kernels() {
         let state = Path::new("/srv/rik node/state");
-        for needed in ["/", "/srv", "/srv/rik node/state", "/proc", "/sys/fs/cgroup/memory", "/dev/shm"] {
+        for needed in [
+            "/",
+            "/srv",
+            "/srv/rik node/state",
+            "/srv/rik node/state/run",
+            "/proc",
+            "/sys/fs/cgroup/memory",
+            "/dev/shm",
+        ] {
             assert!(is_needed(Path::new(needed), state), "{needed}");
         }
-        for other in ["/home", "/srv/other", "/srv/rik node/state/pods/a/ns", "/run", "/device"] {
+        for other in ["/home", "/srv/other", "/srv/rik node/state/run/a/ns", "/run", "/device"] {
             assert!(!is_needed(Path::new(other), state), "{other}");
         }
     }

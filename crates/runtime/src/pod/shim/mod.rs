@@ -270,7 +270,7 @@ fn set_up(dir: &Path, inherited: Option<(UnixListener, Option<i32>)>) -> Result<
     let mut shim =
         server::Shim::new(listener, signals, config, launches_max).during("setting up its loop")?;
     if let Some(state_dir) = dir.parent() {
-        shim.adopt(&state_dir.join("pods"));
+        shim.adopt(&state_dir.join(crate::pod::record::RUN_DIR));
     }
     // Children that ended while this process was about to become another program.
     shim.reap();

@@ -257,9 +257,9 @@ impl Node {
             self.runtime.remove(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let pods = self.state.join("pods");
+        let of_pods = ["pods", "run"].map(|top| format!("{}/", self.state.join(top).display()));
         let ours: Vec<&str> =
-            mounts.lines().filter(|line| line.contains(&format!("{}/", pods.display()))).collect();
+            mounts.lines().filter(|line| of_pods.iter().any(|top| line.contains(top))).collect();
         assert!(ours.is_empty(), "mounts are left: {ours:?}");
         self.runtime.teardown().await.unwrap();
         let left: Vec<_> =

@@ -1,0 +1,53 @@
+//! File systems in memory.
+
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path};
+
+use rustix::{
+    fs::CWD,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, move_mount,
+    },
+};
+
+use super::volumes::is_mount;
+
+/// What a file system in memory is like. None has devices, nor programs with rights of their own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InMemory {
+    /// Rights of its top directory, as `mode` of tmpfs.
+    pub(super) mode: &'static str,
+    /// Most bytes that it takes; half of the machine's memory if absent.
+    pub(super) bytes: Option<u64>,
+    /// Whether it never goes to swap, where the kernel can do without (6.4 and later).
+    pub(super) stays: bool,
+    /// Whether programs on it can be executed.
+    pub(super) programs: bool,
+}
+
+/// Mounts one at `path`, unless something is mounted there already. Makes the directory.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn mount(path: &Path, memory: InMemory) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if is_mount(path)? {
+        return Ok(());
+    }
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "rik")?;
+    fsconfig_set_string(&context, "mode", memory.mode)?;
+    if let Some(bytes) = memory.bytes {
+        fsconfig_set_string(&context, "size", bytes.to_string())?;
+    }
+    if memory.stays {
+        let _ = fsconfig_set_flag(&context, "noswap");
+    }
+    fsconfig_create(&context)?;
+    let mut flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    if !memory.programs {
+        flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    }
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    Ok(move_mount(&mounted, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
