@@ -4,8 +4,8 @@
 //! be in memory. Layers are never written to, so any number of root filesystems share them. The writable layer lives as
 //! long as the mount: it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
 //!
-//! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more for the time that
-//! the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
+//! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more, at no place if the
+//! kernel can stack such mounts, for the time that the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
 //!
 //! A lease on disk says which directory stands on which image, so that a restarted agent still refuses to remove it.
 //!
@@ -17,11 +17,12 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid, chmodat, chownat, mkdirat,
@@ -42,8 +43,12 @@ use crate::{Digest, Image, Reference, StoreError};
 
 /// Directories that a container's start mounts over or writes below: as links they would lead elsewhere.
 const REAL_DIRECTORIES: [&str; 4] = ["dev", "proc", "sys", "etc"];
+/// Files of those directories that are mounted over.
+const MOUNTED_FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
 /// Where layers are mounted with mapped owners, for a moment.
 const MAPPED_DIRECTORY: &str = "mapped";
+/// Whether this kernel stacks only mounts that have a place; found out by the first that it refuses.
+static NEEDS_PLACES: AtomicBool = AtomicBool::new(false);
 /// Mounts on top of each other that one unmounting takes away: there is one, unless a crash came between.
 const STACKED_MOUNTS_MAX: usize = 8;
 
@@ -198,7 +203,10 @@ impl Inner {
             return Err(SnapshotError::AlreadyMounted { path: rootfs });
         }
         self.lease(image, &place.mount)?;
-        let mounted = mount_fresh(image, &place, &rootfs, users)
+        // Below all layers, so that what an image has, or has removed, is as the image says.
+        let lower: Vec<PathBuf> =
+            std::iter::once(mount_points_path(&self.root)).chain(image.layers.clone()).collect();
+        let mounted = mount_fresh(&lower, &place, &rootfs, users)
             .and_then(|()| real_directories(&rootfs, outside(users, 0)));
         match mounted {
             Ok(()) => Ok(rootfs),
@@ -253,8 +261,44 @@ fn outside(users: Option<&Users>, id: u32) -> u32 {
     users.map_or(id, |users| users.ids.outside(id).unwrap_or(users.ids.first))
 }
 
-/// Mounts each layer once more, with mapped owners, and says where.
-fn mount_mapped(layers: &[PathBuf], dir: &Path, users: &Users) -> Result<Vec<PathBuf>, SnapshotError> {
+/// Directory of a store with what is mounted over in every root filesystem, so that none has to make it.
+pub(crate) fn mount_points_path(root: &Path) -> PathBuf {
+    root.join("mountpoints")
+}
+
+/// Makes it, unless it is there: root filesystems may stand on it.
+pub(crate) fn make_mount_points(root: &Path) -> Result<(), StoreError> {
+    let place = mount_points_path(root);
+    if place.is_dir() {
+        return Ok(());
+    }
+    let top = root.join("tmp/mountpoints");
+    // Not by the mode of what makes them, which the process's umask would narrow.
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    let make_directory = |path: &Path| std::fs::create_dir(path).and_then(|()| allow(path, 0o755));
+    let make_file = |path: &Path| std::fs::write(path, []).and_then(|()| allow(path, 0o644));
+    for name in std::iter::once("").chain(REAL_DIRECTORIES) {
+        make_directory(&top.join(name)).map_err(StoreError::io("create", top.join(name)))?;
+    }
+    for name in MOUNTED_FILES {
+        make_file(&top.join(name)).map_err(StoreError::io("create", top.join(name)))?;
+    }
+    std::fs::rename(&top, &place).map_err(StoreError::io("move to", &place))
+}
+
+/// Mounts of the layers with mapped owners, at no place yet.
+fn mapped_trees(layers: &[PathBuf], users: &Users) -> Result<Vec<OwnedFd>, SnapshotError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let each = layers.iter().map(|layer| {
+        let tree = open_tree(CWD, layer, flags).map_err(io::Error::from);
+        let tree = tree.and_then(|tree| userns::mapped(&tree, &*users.namespace).map(|()| tree));
+        tree.map_err(|fault| SnapshotError::Map { path: layer.clone(), source: Arc::new(fault) })
+    });
+    each.collect()
+}
+
+/// Gives mounts with mapped owners a place, and says where.
+fn place_mapped(trees: &[OwnedFd], dir: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
     let top = dir.join(MAPPED_DIRECTORY);
     let make = |path: &Path| {
         let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
@@ -263,15 +307,11 @@ fn mount_mapped(layers: &[PathBuf], dir: &Path, users: &Users) -> Result<Vec<Pat
     make(&top)?;
     // One mount above them all, so that they go together.
     mount_bind(&top, &top).map_err(|fault| failed("mount", &top)(fault.into()))?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let each = layers.iter().enumerate().map(|(place, layer)| {
-        let path = top.join(place.to_string());
+    let each = trees.iter().enumerate().map(|(number, tree)| {
+        let path = top.join(number.to_string());
         make(&path)?;
-        let mounted = open_tree(CWD, layer, flags).map_err(io::Error::from).and_then(|tree| {
-            userns::mapped(&tree, &*users.namespace)?;
-            Ok(move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-        });
-        mounted.map_err(|fault| SnapshotError::Map { path: layer.clone(), source: Arc::new(fault) })?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(tree, "", CWD, &path, flags).map_err(|fault| failed("mount", &path)(fault.into()))?;
         Ok(path)
     });
     each.collect()
@@ -289,7 +329,7 @@ fn unmount_mapped(dir: &Path) -> Result<(), SnapshotError> {
 }
 
 fn mount_fresh(
-    image: &Image,
+    lower: &[PathBuf],
     place: &RootfsPlace,
     rootfs: &Path,
     users: Option<&Users>,
@@ -303,25 +343,35 @@ fn mount_fresh(
         let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
         made.map_err(failed("create", path))?;
     }
-    let top = image.layers.last().ok_or(SnapshotError::ImageGone { reference: image.reference.clone() })?;
     // The root directory of an overlay looks like its upper one.
+    let top = lower.last().map_or(rootfs, PathBuf::as_path);
     let stat = std::fs::metadata(top).map_err(failed("read", top))?;
     let owner = (outside(users, stat.uid()), outside(users, stat.gid()));
     chown(&upper, Some(owner.0), Some(owner.1)).map_err(failed("adapt", &upper))?;
     let mode = std::fs::Permissions::from_mode(stat.mode() & 0o7777);
     std::fs::set_permissions(&upper, mode).map_err(failed("adapt", &upper))?;
-    let mapped = match users {
-        None => None,
-        Some(users) => Some(mount_mapped(&image.layers, &place.mount, users)?),
-    };
-    let lower = mapped.as_ref().unwrap_or(&image.layers);
-    let overlay = Overlay { lower, upper: &upper, work: &work };
-    overlay.mount(rootfs).map_err(|MountFault { reason, errno }| SnapshotError::Mount {
+    let stack = |lower: &[PathBuf]| Overlay { lower, upper: &upper, work: &work }.mount(rootfs);
+    let refused = |MountFault { reason, errno }: MountFault| SnapshotError::Mount {
         path: rootfs.to_owned(),
         reason,
         source: Arc::new(errno.into()),
-    })?;
-    if users.is_some() { unmount_mapped(&place.mount) } else { Ok(()) }
+    };
+    let Some(users) = users else { return stack(lower).map_err(refused) };
+    let trees = mapped_trees(lower, users)?;
+    if !NEEDS_PLACES.load(Ordering::Relaxed) {
+        match stack(&trees.iter().map(name_of).collect::<Vec<_>>()) {
+            // Kernels before 6.15 take layers only from mounts that have a place.
+            Err(MountFault { errno: Errno::INVAL, .. }) => NEEDS_PLACES.store(true, Ordering::Relaxed),
+            done => return done.map_err(refused),
+        }
+    }
+    stack(&place_mapped(&trees, &place.mount)?).map_err(refused)?;
+    unmount_mapped(&place.mount)
+}
+
+/// A path to what a descriptor of this process stands for.
+fn name_of(tree: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", tree.as_raw_fd()).into()
 }
 
 /// Makes sure that /dev, /proc, /sys and /etc below `rootfs` are real directories: absent ones are made, anything else
@@ -424,5 +474,41 @@ impl Leases {
 
     fn path_of(&self, dir: &Path) -> PathBuf {
         self.directory.join(Digest::of(dir.as_os_str().as_bytes()).hex())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use userns::{Kind, Newborn};
+
+    use super::*;
+    use crate::RegistryConfig;
+    use crate::archive::{PackFile, PackSpec, pack};
+
+    #[tokio::test]
+    async fn owners_are_mapped_whether_the_kernel_stacks_mounts_without_a_place_or_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(&scratch.path().join("store"), RegistryConfig::default()).unwrap();
+        let file = PackFile { path: "own".to_owned(), mode: 0o644, bytes: b"own".to_vec() };
+        let reference = "127.0.0.1:1/a:1".to_owned();
+        let mut archive = Vec::new();
+        pack(&PackSpec { reference, files: vec![file], ..PackSpec::default() }, &mut archive).unwrap();
+        let image = store.load(io::Cursor::new(archive)).await.unwrap().remove(0);
+        let ids = IdRange { first: 1_879_048_192, count: 65_536 };
+        let newborn = Newborn::new("test", Some(ids)).unwrap();
+        let namespace = Arc::new(std::fs::File::open(newborn.namespace(Kind::User)).unwrap().into());
+        let users = Users { namespace, ids };
+        for needs_places in [false, true] {
+            NEEDS_PLACES.store(needs_places, Ordering::Relaxed);
+            let place = scratch.path().join("pod");
+            let rootfs = store.mount_rootfs(&image, &place, Some(users.clone())).await.unwrap();
+            for name in ["own", "dev", "etc/hosts"] {
+                assert_eq!(std::fs::metadata(rootfs.join(name)).unwrap().uid(), ids.first, "{name}");
+            }
+            assert_eq!(std::fs::read_to_string(rootfs.join("own")).unwrap(), "own");
+            assert_eq!(std::fs::read_dir(place.join("upper")).unwrap().count(), 0, "nothing had to be made");
+            assert!(!place.join(MAPPED_DIRECTORY).exists());
+            store.unmount_rootfs(&place).await.unwrap();
+        }
     }
 }

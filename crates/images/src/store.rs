@@ -7,6 +7,7 @@
 //! root/layers/         unpacked layers, by the hex of their diffID
 //! root/directories/    what some images have on top of their layers (`implied`), by the hex of their manifest
 //! root/leases/         which root filesystems stand on which image
+//! root/mountpoints/    what every root filesystem has below its layers
 //! root/tmp/            whatever is not complete; emptied when the store is opened
 //! ```
 //! A layer is unpacked in `tmp`, renamed into `layers`, and counts only once the list names it; layers that the list
@@ -41,7 +42,7 @@ use crate::pull::{ImageFlights, LayerFlights};
 use crate::registry::Registry;
 use crate::removal::{Bin, remove_tree};
 use crate::settling;
-use crate::snapshot::Leases;
+use crate::snapshot::{Leases, make_mount_points};
 use crate::unpack::Unpacked;
 use crate::{Digest, Reference, RegistryConfig};
 
@@ -131,6 +132,7 @@ impl ImageStore {
             .map_err(|fault| StoreError::io("open", &root)(fault.into()))?;
         let temporary = root.join("tmp");
         Bin::open(&temporary).and_then(|mut bin| bin.empty()).map_err(StoreError::io("clear", &temporary))?;
+        make_mount_points(&root)?;
         let boot = settling::boot_id().map_err(StoreError::io("tell the machine's boot from", &root))?;
         let (index, images) = read_images(&root, &boot)?;
         let state = State {

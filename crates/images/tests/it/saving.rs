@@ -147,8 +147,10 @@ async fn an_image_is_file_by_file_what_skopeo_and_umoci_make_of_it_and_so_is_wha
     let pod = scratch.join("pods/one");
     std::fs::create_dir_all(&pod).unwrap();
     let rootfs = soon(lab.store.mount_rootfs(&image, &pod, None)).await.unwrap();
-    // Where other file systems will be mounted, for which we make room.
-    let room = ["dev", "etc", "proc", "sys"].map(|name| format!("{name:?} directory 755 "));
+    // Where others will be mounted, for which we make room.
+    let directories = ["dev", "etc", "proc", "sys"].map(|name| format!("{name:?} directory 755 "));
+    let files = ["hosts", "hostname", "resolv.conf"].map(|name| format!("\"etc/{name}\" "));
+    let room = [directories.as_slice(), files.as_slice()].concat();
     let ours: Vec<String> = tree(&rootfs, false);
     let ours: Vec<String> =
         ours.into_iter().filter(|line| !room.iter().any(|own| line.starts_with(own))).collect();
