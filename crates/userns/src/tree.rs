@@ -11,12 +11,22 @@ use std::{
 /// # Errors
 /// The kernel or the file system cannot do that.
 pub fn mapped(tree: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: u64::try_from(user_namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?,
-    };
+    let namespace = u64::try_from(user_namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    set_attributes(tree, libc::MOUNT_ATTR_IDMAP, namespace)
+}
+
+/// Lets nobody write to a mount, nor run programs or use devices on it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn protected(tree: impl AsFd) -> io::Result<()> {
+    let flags =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    set_attributes(tree, flags, 0)
+}
+
+fn set_attributes(tree: impl AsFd, attr_set: u64, userns_fd: u64) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd };
     // SAFETY: a plain call on open descriptors and a value of this frame, whose size it is told.
     let done = unsafe {
         libc::syscall(

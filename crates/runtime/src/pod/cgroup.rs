@@ -195,6 +195,19 @@ impl Cgroups {
         }
     }
 
+    /// The groups of v1 that a container sees: name of the hierarchy, and directory. In hierarchies that are not used it has
+    /// none of its own, and sees what it is in.
+    #[must_use]
+    pub fn seen_by(&self, uid: &str, index: usize) -> Vec<(String, PathBuf)> {
+        let own = Path::new(TOP).join(&self.node).join(uid).join(index.to_string());
+        let used = self.roots();
+        let named = |root: PathBuf| {
+            let name = root.file_name()?.to_str()?.to_owned();
+            Some((name, if used.contains(&root) { root.join(&own) } else { root }))
+        };
+        self.shown().into_iter().filter_map(named).collect()
+    }
+
     /// Directory of a container's memory group.
     #[must_use]
     pub fn memory_dir(&self, uid: &str, index: usize) -> Option<PathBuf> {

@@ -50,7 +50,7 @@ use super::{
     limits::{Devices, Limits},
     prepare::{CONFIG_FILE, START_FILE, StartFile},
     record::{Places, PodPlace, Record},
-    scaffold,
+    scaffold::{self, Site},
     seccomp::{Confinement, Profile},
     spec::{ContainerSetup, Machine, Namespaces, command_line, container_spec, environment},
 };
@@ -249,7 +249,9 @@ impl PodRuntime {
         let scaffold = match record.ids {
             Some(_) => {
                 let namespace = network::namespace::user_path(&ns);
-                Some(scaffold::move_onto(&mut document, namespace, place.run()).map_err(fault::files)?)
+                let groups = self.shared.cgroups.seen_by(&record.spec.uid, index);
+                let site = Site { namespace, pod_dir: place.run(), groups };
+                Some(scaffold::move_onto(&mut document, site).map_err(fault::files)?)
             }
             None => None,
         };

@@ -37,7 +37,7 @@ use super::{
     oci_runtime::{self, Beside},
     record::{Found, PodPlace, Record, Stage},
     rootfs::{RootfsError, ensure_working_dir, resolve_user},
-    scaffold::{self, Scaffold},
+    scaffold::{self, Scaffold, Site},
     seccomp::{Confinement, Profile},
     shim::process::signal_number,
     spec::{ContainerSetup, Namespaces, capability_names, container_spec},
@@ -273,6 +273,7 @@ impl PodRuntime {
             ..ContainerSetup::default()
         };
         let program = self.shared.oci_runtimes.choose(spec.spec.runtime_class_name.as_deref())?;
+        let groups = self.shared.cgroups.seen_by(&spec.uid, index);
         let (runtime, container) = (self.clone(), container.clone());
         let own = (place.clone(), spec.spec.clone(), index);
         let at = place.rootfs(index);
@@ -293,7 +294,7 @@ impl PodRuntime {
                     Some(program) => Some((program, beside(&shared, &container, &setup, (&own, &profile))?)),
                     None => None,
                 };
-                write_container(&container, &of_thread, setup, foreign, &own)
+                write_container(&container, &of_thread, setup, (foreign, groups), &own)
             };
             blocking(write).await.map_err(fault::files)??;
             Ok(image)
@@ -349,7 +350,7 @@ fn write_container(
     container: &ContainerSpec,
     image: &Image,
     mut setup: ContainerSetup,
-    foreign: Option<(PathBuf, Beside)>,
+    (foreign, groups): (Option<(PathBuf, Beside)>, Vec<(String, PathBuf)>),
     (place, spec, index): &(PodPlace, WorkloadSpec, usize),
 ) -> Result<(), RuntimeError> {
     let config = &image.config;
@@ -371,7 +372,10 @@ fn write_container(
     let scaffold = match setup.ids {
         Some(_) => {
             let namespace = namespace::user_path(&place.ns());
-            Some(scaffold::move_onto(&mut document, namespace, place.run()).map_err(fault::files)?)
+            // Another runtime has its own way with control groups.
+            let groups = if foreign.is_none() { groups } else { Vec::new() };
+            let site = Site { namespace, pod_dir: place.run(), groups };
+            Some(scaffold::move_onto(&mut document, site).map_err(fault::files)?)
         }
         None => None,
     };

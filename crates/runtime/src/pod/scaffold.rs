@@ -6,9 +6,11 @@
 //!    <place>/rootfs   the root file system
 //!    <place>/net …    the pod's namespaces
 //!    <place>/0 …      each volume and file of the pod, with mapped owners
+//!    <place>/groups/  its control groups of v1, read-only
 //! ```
 //! Inside a user namespace, a process that becomes a container is a stranger to the machine: it cannot pass through our
-//! directories, which are root's alone, and should not. Nobody else ever sees the scaffold; it ends with the creator.
+//! directories, which are root's alone, and should not. Its groups are put together here because libcontainer takes as many
+//! system calls for them as for all else. Nobody else ever sees the scaffold; it ends with the creator.
 //!
 //! *Guarantee*: an owner on a volume is the same id inside, and root there is root only on the files that it was given.
 
@@ -20,7 +22,8 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, fstat, openat},
+    fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat},
+    io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
         fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
@@ -30,6 +33,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// Name of the directory of control groups.
+const GROUPS: &str = "groups";
 /// Directories that every machine has and everybody may enter; the first that does not hold our own files is covered, for
 /// the creator alone.
 const PLACES: [&str; 3] = ["/dev/shm", "/mnt", "/media"];
@@ -54,46 +59,91 @@ pub struct Tree {
     pub name: String,
     /// Where it is on the machine.
     pub source: PathBuf,
-    /// Whether its owners are those of inside.
-    pub mapped: bool,
+    /// What becomes of it.
+    pub kind: TreeKind,
+}
+
+/// What becomes of a directory or file there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TreeKind {
+    /// It is as it is.
+    Plain,
+    /// Its owners are those of inside.
+    Mapped,
+    /// It is a control group: nobody writes there.
+    Group,
+}
+
+/// What a scaffold is for.
+#[derive(Clone, Debug)]
+pub struct Site<'a> {
+    /// File of the user namespace.
+    pub namespace: PathBuf,
+    /// The riklet's directory of the pod, which must not be covered.
+    pub pod_dir: &'a Path,
+    /// Control groups of v1 that the container sees: name and directory of each.
+    pub groups: Vec<(String, PathBuf)>,
 }
 
 /// Makes a runtime specification one for a user namespace, and says what its creator has to gather.
 ///
 /// # Errors
 /// No directory of the machine can be covered.
-pub fn move_onto(document: &mut Value, namespace: PathBuf, state_dir: &Path) -> io::Result<Scaffold> {
+pub fn move_onto(document: &mut Value, site: Site<'_>) -> io::Result<Scaffold> {
     let place =
-        PLACES.iter().map(PathBuf::from).find(|place| place.is_dir() && !state_dir.starts_with(place));
+        PLACES.iter().map(PathBuf::from).find(|place| place.is_dir() && !site.pod_dir.starts_with(place));
     let place = place.ok_or_else(|| {
         let why = format!("none of the directories {} can be used", PLACES.join(", "));
         io::Error::new(io::ErrorKind::NotFound, why)
     })?;
-    let mut scaffold = Scaffold { place, namespace, trees: Vec::new() };
-    scaffold.take(document.pointer_mut("/root/path"), "rootfs".to_owned(), false);
+    let mut scaffold = Scaffold { place, namespace: site.namespace, trees: Vec::new() };
+    scaffold.take(document.pointer_mut("/root/path"), "rootfs".to_owned(), TreeKind::Plain);
     let namespaces = document.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
     for own in namespaces.into_iter().flatten() {
         let kind = own["type"].as_str().unwrap_or_default().to_owned();
-        scaffold.take(own.get_mut("path"), kind, false);
+        scaffold.take(own.get_mut("path"), kind, TreeKind::Plain);
     }
     let mounts = document.pointer_mut("/mounts").and_then(Value::as_array_mut);
     for (number, mount) in mounts.into_iter().flatten().filter(|mount| mount["type"] == "bind").enumerate() {
-        scaffold.take(mount.get_mut("source"), number.to_string(), true);
+        scaffold.take(mount.get_mut("source"), number.to_string(), TreeKind::Mapped);
     }
     let mut user = json!({ "type": "user", "path": scaffold.namespace });
-    scaffold.take(user.get_mut("path"), "user".to_owned(), false);
+    scaffold.take(user.get_mut("path"), "user".to_owned(), TreeKind::Plain);
     if let Some(Value::Array(namespaces)) = document.pointer_mut("/linux/namespaces") {
         namespaces.push(user);
+    }
+    if !site.groups.is_empty() {
+        scaffold.take_groups(document, site.groups);
     }
     Ok(scaffold)
 }
 
 impl Scaffold {
-    fn take(&mut self, path: Option<&mut Value>, name: String, mapped: bool) {
+    /// Has the control groups be a tree of ours, in place of what libcontainer would mount and write-protect one by one.
+    fn take_groups(&mut self, document: &mut Value, groups: Vec<(String, PathBuf)>) {
+        let mounts = document.pointer_mut("/mounts").and_then(Value::as_array_mut);
+        let Some(mount) = mounts.into_iter().flatten().find(|mount| mount["type"] == "cgroup") else {
+            return;
+        };
+        mount["type"] = "bind".into();
+        mount["source"] = json!(self.place.join(GROUPS));
+        mount["options"] = json!(["rbind", "ro", "nosuid", "nodev", "noexec"]);
+        let shown = mount["destination"].as_str().map(PathBuf::from).unwrap_or_default();
+        if let Some(Value::Array(paths)) = document.pointer_mut("/linux/readonlyPaths") {
+            paths.retain(|path| !path.as_str().is_some_and(|path| Path::new(path).starts_with(&shown)));
+        }
+        let kind = TreeKind::Group;
+        let trees =
+            groups.into_iter().map(|(name, source)| Tree { name: format!("{GROUPS}/{name}"), source, kind });
+        self.trees.extend(trees);
+    }
+
+    fn take(&mut self, path: Option<&mut Value>, name: String, kind: TreeKind) {
         let Some(path) = path else { return };
         let Some(source) = path.as_str().map(PathBuf::from) else { return };
         *path = json!(self.place.join(&name));
-        self.trees.push(Tree { name, source, mapped });
+        self.trees.push(Tree { name, source, kind });
     }
 
     /// Takes everything along that is to be gathered: from the machine's own mounts, where the calling process still is.
@@ -171,20 +221,36 @@ fn words(tree: &Tree) -> impl Fn(io::Error) -> String {
 fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, &tree.source, flags)?;
-    if tree.mapped {
-        userns::mapped(&mount, namespace)?;
+    match tree.kind {
+        TreeKind::Plain => {}
+        TreeKind::Mapped => userns::mapped(&mount, namespace)?,
+        TreeKind::Group => userns::protected(&mount)?,
     }
     Ok(mount)
 }
 
 fn put(cover: &OwnedFd, name: &str, mount: &OwnedFd) -> io::Result<()> {
+    if let Some((parent, name)) = name.split_once('/') {
+        put_below(cover, parent, name)?;
+    }
     if FileType::from_raw_mode(fstat(mount)?.st_mode) == FileType::Directory {
-        rustix::fs::mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
+        mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
     } else {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         openat(cover, name, flags, Mode::RUSR)?;
     }
     Ok(move_mount(mount, "", cover, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes the directory that `name` is about to be in, and a link for each of the hierarchies that it stands for together:
+/// `cpu` and `cpuacct` for `cpu,cpuacct`.
+fn put_below(cover: &OwnedFd, parent: &str, name: &str) -> io::Result<()> {
+    match mkdirat(cover, parent, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let together = name.contains(',').then(|| name.split(','));
+    together.into_iter().flatten().try_for_each(|own| Ok(symlinkat(name, cover, format!("{parent}/{own}"))?))
 }
 
 #[cfg(test)]
@@ -197,12 +263,17 @@ mod tests {
             "root": { "path": "/state/c/0/rootfs" },
             "mounts": [
                 { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] },
                 { "destination": "/etc/hosts", "type": "bind", "source": "/state/etc/hosts" },
             ],
-            "linux": { "namespaces": [{ "type": "pid" }, { "type": "network", "path": "/state/ns/net" }] },
+            "linux": { "readonlyPaths": ["/proc/sys", "/sys/fs/cgroup/memory"], "namespaces": [{ "type": "pid" }, { "type": "network", "path": "/state/ns/net" }] },
         });
-        let scaffold =
-            move_onto(&mut document, "/state/ns/user".into(), Path::new("/dev/shm/state")).unwrap();
+        let site = Site {
+            namespace: "/state/ns/user".into(),
+            pod_dir: Path::new("/dev/shm/state"),
+            groups: vec![("memory".to_owned(), "/sys/fs/cgroup/memory/rik/0".into())],
+        };
+        let scaffold = move_onto(&mut document, site).unwrap();
         assert_eq!(scaffold.place, Path::new("/mnt"));
         assert_eq!(
             document,
@@ -210,9 +281,13 @@ mod tests {
                 "root": { "path": "/mnt/rootfs" },
                 "mounts": [
                     { "destination": "/proc", "type": "proc", "source": "proc" },
+                    {
+                        "destination": "/sys/fs/cgroup", "type": "bind", "source": "/mnt/groups",
+                        "options": ["rbind", "ro", "nosuid", "nodev", "noexec"],
+                    },
                     { "destination": "/etc/hosts", "type": "bind", "source": "/mnt/0" },
                 ],
-                "linux": { "namespaces": [
+                "linux": { "readonlyPaths": ["/proc/sys"], "namespaces": [
                     { "type": "pid" },
                     { "type": "network", "path": "/mnt/network" },
                     { "type": "user", "path": "/mnt/user" },
@@ -222,14 +297,15 @@ mod tests {
         let told = scaffold
             .trees
             .iter()
-            .map(|tree| format!("{} {} {}", tree.name, tree.source.display(), tree.mapped));
+            .map(|tree| format!("{} {} {:?}", tree.name, tree.source.display(), tree.kind));
         assert_eq!(
             told.collect::<Vec<_>>(),
             [
-                "rootfs /state/c/0/rootfs false",
-                "network /state/ns/net false",
-                "0 /state/etc/hosts true",
-                "user /state/ns/user false",
+                "rootfs /state/c/0/rootfs Plain",
+                "network /state/ns/net Plain",
+                "0 /state/etc/hosts Mapped",
+                "user /state/ns/user Plain",
+                "groups/memory /sys/fs/cgroup/memory/rik/0 Group",
             ]
         );
     }
