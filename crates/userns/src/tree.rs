@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+const INERT: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
 /// Lets the owners of a mount be seen by the map of a user namespace: root on the file system is root inside. `tree` is a
 /// mount that was made and is at no place yet.
 ///
@@ -15,14 +17,20 @@ pub fn mapped(tree: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
     set_attributes(tree, libc::MOUNT_ATTR_IDMAP, namespace)
 }
 
-/// Lets nobody write to a mount, nor run programs or use devices on it.
+/// Lets nobody run programs or use devices on a mount.
+///
+/// # Errors
+/// What the kernel says.
+pub fn inert(tree: impl AsFd) -> io::Result<()> {
+    set_attributes(tree, INERT, 0)
+}
+
+/// The same, and lets nobody write to it.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn protected(tree: impl AsFd) -> io::Result<()> {
-    let flags =
-        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    set_attributes(tree, flags, 0)
+    set_attributes(tree, INERT | libc::MOUNT_ATTR_RDONLY, 0)
 }
 
 fn set_attributes(tree: impl AsFd, attr_set: u64, userns_fd: u64) -> io::Result<()> {

@@ -250,7 +250,7 @@ impl PodRuntime {
             Some(_) => {
                 let namespace = network::namespace::user_path(&ns);
                 let groups = self.shared.cgroups.seen_by(&record.spec.uid, index);
-                let site = Site { namespace, pod_dir: place.run(), groups };
+                let site = Site { namespace, pod_dir: place.run(), rootfs: None, groups };
                 Some(scaffold::move_onto(&mut document, site).map_err(fault::files)?)
             }
             None => None,

@@ -372,9 +372,12 @@ fn write_container(
     let scaffold = match setup.ids {
         Some(_) => {
             let namespace = namespace::user_path(&place.ns());
-            // Another runtime has its own way with control groups.
-            let groups = if foreign.is_none() { groups } else { Vec::new() };
-            let site = Site { namespace, pod_dir: place.run(), groups };
+            // Another runtime has its own way with what is usual.
+            let (rootfs, groups) = match foreign {
+                None => (Some(setup.rootfs.as_path()), groups),
+                Some(_) => (None, Vec::new()),
+            };
+            let site = Site { namespace, pod_dir: place.run(), rootfs, groups };
             Some(scaffold::move_onto(&mut document, site).map_err(fault::files)?)
         }
         None => None,

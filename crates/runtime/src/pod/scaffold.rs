@@ -3,26 +3,26 @@
 //! ```text
 //!  the creator, in a mount namespace of its own:
 //!    <place>          a small file system in memory, over a directory that everybody may enter
-//!    <place>/rootfs   the root file system
+//!    <place>/rootfs   the root file system, with /dev, /dev/shm and the pod's files in /etc
 //!    <place>/net …    the pod's namespaces
 //!    <place>/0 …      each volume and file of the pod, with mapped owners
 //!    <place>/groups/  its control groups of v1, read-only
 //! ```
 //! Inside a user namespace, a process that becomes a container is a stranger to the machine: it cannot pass through our
-//! directories, which are root's alone, and should not. Its groups are put together here because libcontainer takes as many
-//! system calls for them as for all else. Nobody else ever sees the scaffold; it ends with the creator.
+//! directories, which are root's alone, and should not. What needs nothing of the inside is mounted here too: libcontainer
+//! takes some seventy system calls for each mount. Nobody else ever sees the scaffold; it ends with the creator.
 //!
 //! *Guarantee*: an owner on a volume is the same id inside, and root there is root only on the files that it was given.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat},
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, symlinkat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -33,6 +33,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+/// Name of the root file system.
+const ROOTFS: &str = "rootfs";
 /// Name of the directory of control groups.
 const GROUPS: &str = "groups";
 /// Directories that every machine has and everybody may enter; the first that does not hold our own files is covered, for
@@ -64,15 +66,24 @@ pub struct Tree {
 }
 
 /// What becomes of a directory or file there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TreeKind {
     /// It is as it is.
     Plain,
     /// Its owners are those of inside.
     Mapped,
+    /// So are its owners, and it holds text: no program or device.
+    Text,
     /// It is a control group: nobody writes there.
     Group,
+    /// It is new, in memory, and holds no program or device.
+    Memory {
+        /// Options of tmpfs, each with its value.
+        options: Vec<String>,
+        /// Names of the directories in it.
+        directories: Vec<String>,
+    },
 }
 
 /// What a scaffold is for.
@@ -82,6 +93,8 @@ pub struct Site<'a> {
     pub namespace: PathBuf,
     /// The riklet's directory of the pod, which must not be covered.
     pub pod_dir: &'a Path,
+    /// The root file system, if the usual mounts can be put onto it: it has real directories for them.
+    pub rootfs: Option<&'a Path>,
     /// Control groups of v1 that the container sees: name and directory of each.
     pub groups: Vec<(String, PathBuf)>,
 }
@@ -98,7 +111,10 @@ pub fn move_onto(document: &mut Value, site: Site<'_>) -> io::Result<Scaffold> {
         io::Error::new(io::ErrorKind::NotFound, why)
     })?;
     let mut scaffold = Scaffold { place, namespace: site.namespace, trees: Vec::new() };
-    scaffold.take(document.pointer_mut("/root/path"), "rootfs".to_owned(), TreeKind::Plain);
+    scaffold.take(document.pointer_mut("/root/path"), ROOTFS.to_owned(), TreeKind::Plain);
+    if let Some(rootfs) = site.rootfs {
+        scaffold.take_usual(document, rootfs, site.pod_dir);
+    }
     let namespaces = document.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
     for own in namespaces.into_iter().flatten() {
         let kind = own["type"].as_str().unwrap_or_default().to_owned();
@@ -120,6 +136,18 @@ pub fn move_onto(document: &mut Value, site: Site<'_>) -> io::Result<Scaffold> {
 }
 
 impl Scaffold {
+    /// Has the usual mounts that need nothing of the inside be trees of ours.
+    fn take_usual(&mut self, document: &mut Value, rootfs: &Path, pod_dir: &Path) {
+        let Some(Value::Array(mounts)) = document.pointer_mut("/mounts") else { return };
+        let destinations: Vec<PathBuf> = mounts.iter().filter_map(destination).map(PathBuf::from).collect();
+        mounts.retain(|mount| {
+            let Some((name, kind)) = usual(mount, &destinations, rootfs, pod_dir) else { return true };
+            let source = mount["source"].as_str().map(PathBuf::from).unwrap_or_default();
+            self.trees.push(Tree { name, source, kind });
+            false
+        });
+    }
+
     /// Has the control groups be a tree of ours, in place of what libcontainer would mount and write-protect one by one.
     fn take_groups(&mut self, document: &mut Value, groups: Vec<(String, PathBuf)>) {
         let mounts = document.pointer_mut("/mounts").and_then(Value::as_array_mut);
@@ -133,10 +161,8 @@ impl Scaffold {
         if let Some(Value::Array(paths)) = document.pointer_mut("/linux/readonlyPaths") {
             paths.retain(|path| !path.as_str().is_some_and(|path| Path::new(path).starts_with(&shown)));
         }
-        let kind = TreeKind::Group;
-        let trees =
-            groups.into_iter().map(|(name, source)| Tree { name: format!("{GROUPS}/{name}"), source, kind });
-        self.trees.extend(trees);
+        let tree = |(name, source)| Tree { name: format!("{GROUPS}/{name}"), source, kind: TreeKind::Group };
+        self.trees.extend(groups.into_iter().map(tree));
     }
 
     fn take(&mut self, path: Option<&mut Value>, name: String, kind: TreeKind) {
@@ -218,20 +244,83 @@ fn words(tree: &Tree) -> impl Fn(io::Error) -> String {
     move |error| format!("taking {path} along: {error}")
 }
 
+fn destination(mount: &Value) -> Option<&str> {
+    mount["destination"].as_str()
+}
+
+/// Where a mount goes on the scaffold and what becomes of it, if it is one that every container has and needs nothing of
+/// the inside.
+fn usual(
+    mount: &Value,
+    destinations: &[PathBuf],
+    rootfs: &Path,
+    pod_dir: &Path,
+) -> Option<(String, TreeKind)> {
+    let own = destination(mount)?;
+    let kind = match (mount["type"].as_str()?, own) {
+        ("tmpfs", "/dev" | "/dev/shm") => {
+            let options = mount["options"].as_array()?.iter().filter_map(Value::as_str);
+            let below = destinations.iter().filter_map(|path| path.strip_prefix(own).ok()?.to_str());
+            TreeKind::Memory {
+                options: options.filter(|option| option.contains('=')).map(str::to_owned).collect(),
+                directories: below
+                    .filter(|name| !name.is_empty() && !name.contains('/'))
+                    .map(str::to_owned)
+                    .collect(),
+            }
+        }
+        // A link is followed by libcontainer, which makes what is missing at its end.
+        ("bind", "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf")
+            if Path::new(mount["source"].as_str()?).starts_with(pod_dir.join("etc"))
+                && fs::symlink_metadata(rootfs.join(own.trim_start_matches('/')))
+                    .is_ok_and(|at| at.is_file()) =>
+        {
+            TreeKind::Text
+        }
+        _ => return None,
+    };
+    Some((format!("{ROOTFS}{own}"), kind))
+}
+
 fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
+    if let TreeKind::Memory { options, directories } = &tree.kind {
+        let mount = in_memory(options, directories)?;
+        return userns::mapped(&mount, namespace).map(|()| mount);
+    }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, &tree.source, flags)?;
     match tree.kind {
-        TreeKind::Plain => {}
+        TreeKind::Plain | TreeKind::Memory { .. } => {}
         TreeKind::Mapped => userns::mapped(&mount, namespace)?,
+        TreeKind::Text => {
+            userns::mapped(&mount, namespace)?;
+            userns::inert(&mount)?;
+        }
         TreeKind::Group => userns::protected(&mount)?,
     }
     Ok(mount)
 }
 
+fn in_memory(options: &[String], directories: &[String]) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "tmpfs")?;
+    for (key, value) in options.iter().filter_map(|option| option.split_once('=')) {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    directories.iter().try_for_each(|name| mkdirat(&mount, name, Mode::from_raw_mode(0o755)))?;
+    Ok(mount)
+}
+
 fn put(cover: &OwnedFd, name: &str, mount: &OwnedFd) -> io::Result<()> {
-    if let Some((parent, name)) = name.split_once('/') {
-        put_below(cover, parent, name)?;
+    match name.split_once('/') {
+        Some((ROOTFS, _)) => return put_onto(cover, name, mount),
+        Some((parent, name)) => make_room(cover, parent, name)?,
+        None => {}
     }
     if FileType::from_raw_mode(fstat(mount)?.st_mode) == FileType::Directory {
         mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
@@ -242,9 +331,17 @@ fn put(cover: &OwnedFd, name: &str, mount: &OwnedFd) -> io::Result<()> {
     Ok(move_mount(mount, "", cover, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
+/// Puts it onto what the image has there, which must be no link.
+fn put_onto(cover: &OwnedFd, name: &str, mount: &OwnedFd) -> io::Result<()> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let at = openat2(cover, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", &at, "", flags)?)
+}
+
 /// Makes the directory that `name` is about to be in, and a link for each of the hierarchies that it stands for together:
 /// `cpu` and `cpuacct` for `cpu,cpuacct`.
-fn put_below(cover: &OwnedFd, parent: &str, name: &str) -> io::Result<()> {
+fn make_room(cover: &OwnedFd, parent: &str, name: &str) -> io::Result<()> {
     match mkdirat(cover, parent, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
@@ -271,6 +368,7 @@ mod tests {
         let site = Site {
             namespace: "/state/ns/user".into(),
             pod_dir: Path::new("/dev/shm/state"),
+            rootfs: None,
             groups: vec![("memory".to_owned(), "/sys/fs/cgroup/memory/rik/0".into())],
         };
         let scaffold = move_onto(&mut document, site).unwrap();
@@ -306,6 +404,46 @@ mod tests {
                 "0 /state/etc/hosts Mapped",
                 "user /state/ns/user Plain",
                 "groups/memory /sys/fs/cgroup/memory/rik/0 Group",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_usual_goes_onto_the_root_file_system_unless_the_image_has_a_link_there() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (rootfs, pod_dir) = (scratch.path().join("rootfs"), scratch.path().join("run"));
+        fs::create_dir_all(rootfs.join("etc")).unwrap();
+        fs::write(rootfs.join("etc/hosts"), "").unwrap();
+        std::os::unix::fs::symlink("/run/resolv.conf", rootfs.join("etc/resolv.conf")).unwrap();
+        let bind = |destination: &str, source: PathBuf| json!({ "destination": destination, "type": "bind", "source": source });
+        let of_pod = |name: &str| bind(&format!("/etc/{name}"), pod_dir.join("etc").join(name));
+        let mut document = json!({
+            "root": { "path": rootfs },
+            "mounts": [
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts" },
+                { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["size=65536k"] },
+                { "destination": "/srv/own", "type": "tmpfs", "source": "tmpfs" },
+                of_pod("hosts"), of_pod("hostname"), of_pod("resolv.conf"), bind("/etc/hosts", "/state/v/own".into()),
+            ],
+        });
+        let site =
+            Site { namespace: "/ns".into(), pod_dir: &pod_dir, rootfs: Some(&rootfs), groups: Vec::new() };
+        let scaffold = move_onto(&mut document, site).unwrap();
+        let left: Vec<&str> = document["mounts"].as_array().unwrap().iter().filter_map(destination).collect();
+        assert_eq!(left, ["/dev/pts", "/srv/own", "/etc/hostname", "/etc/resolv.conf", "/etc/hosts"]);
+        let memory = |option: &str, directories: &[&str]| TreeKind::Memory {
+            options: vec![option.to_owned()],
+            directories: directories.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let onto: Vec<(&str, &TreeKind)> =
+            scaffold.trees[1..4].iter().map(|tree| (&*tree.name, &tree.kind)).collect();
+        assert_eq!(
+            onto,
+            [
+                ("rootfs/dev", &memory("mode=755", &["pts", "shm"])),
+                ("rootfs/dev/shm", &memory("size=65536k", &[])),
+                ("rootfs/etc/hosts", &TreeKind::Text),
             ]
         );
     }
