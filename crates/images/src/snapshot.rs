@@ -7,7 +7,7 @@
 //! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more, at no place if the
 //! kernel can stack such mounts, for the time that the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
 //!
-//! A lease on disk says which directory stands on which image, so that a restarted agent still refuses to remove it.
+//! A lease, in a file, says which directory stands on which image, so that a restarted agent still refuses to remove it.
 //!
 //! *Guarantees*: /dev, /proc, /sys and /etc of a mounted root filesystem are real directories; device nodes on it are
 //! inert; unmounting twice is fine.

@@ -6,7 +6,7 @@
 //! root/blobs/sha256/   manifests and configurations, by digest; a manifest's time is when its image was last asked for
 //! root/layers/         unpacked layers, by the hex of their diffID
 //! root/directories/    what some images have on top of their layers (`implied`), by the hex of their manifest
-//! root/leases/         which root filesystems stand on which image
+//! root/leases/         which root filesystems stand on which image, unless the caller has another place for that
 //! root/mountpoints/    what every root filesystem has below its layers
 //! root/tmp/            whatever is not complete; emptied when the store is opened
 //! ```
@@ -121,11 +121,21 @@ impl ImageStore {
     /// # Errors
     /// The configuration is faulty, another process has the store, its list is damaged, or the disk said no.
     pub fn open(root: &Path, config: RegistryConfig) -> Result<Self, StoreError> {
+        Self::open_with(root, &root.join("leases"), config)
+    }
+
+    /// As [`Self::open`]; which root filesystems stand on which image is noted in the directory `leases`. It may be in
+    /// memory, since what ends that ends the mounts as well.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(root: &Path, leases: &Path, config: RegistryConfig) -> Result<Self, StoreError> {
         config.check().map_err(StoreError::Config)?;
         let registry = Registry::new(&config).map_err(StoreError::Registry)?;
-        for directory in ["", "images", "blobs", "blobs/sha256", "layers", "directories", "leases", "tmp"] {
+        for directory in ["", "images", "blobs", "blobs/sha256", "layers", "directories", "tmp"] {
             make_directory(&root.join(directory))?;
         }
+        make_directory(leases)?;
         let root = root.canonicalize().map_err(StoreError::io("find", root))?;
         let lock = take_lock(&root)?;
         let root_fd = open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -136,7 +146,7 @@ impl ImageStore {
         let boot = settling::boot_id().map_err(StoreError::io("tell the machine's boot from", &root))?;
         let (index, images) = read_images(&root, &boot)?;
         let state = State {
-            leases: Leases::read(&root.join("leases"))?,
+            leases: Leases::read(leases)?,
             index,
             used: last_uses(&root, &images),
             images,

@@ -49,8 +49,9 @@ impl PodRuntime {
         let unusable = |source| OpenError::Directory { path: state_dir.clone(), source };
         let boot_id = shim::boot_id().map_err(unusable)?;
         // Before anything else: it is locked, so that there is one runtime for each state directory.
-        let (root, registry) = (state_dir.join("images"), config.registry.clone());
-        let images = blocking(move || ImageStore::open(&root, registry)).await.map_err(unusable)?;
+        let (root, leases, registry) = (state_dir.join("images"), places.leases(), config.registry.clone());
+        let opened = blocking(move || ImageStore::open_with(&root, &leases, registry)).await;
+        let images = opened.map_err(unusable)?;
         let images = images.map_err(|source| OpenError::Images { source })?;
         let cgroups = Cgroups::open(&config.node).map_err(|source| OpenError::Cgroups { source })?;
         let news = Arc::new(News::default());

@@ -9,7 +9,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -23,6 +23,9 @@ pub const PROCESS_FILE: &str = "process.json";
 pub const EXIT_FILE: &str = "exit.json";
 /// Largest file of this kind that is read: ours are a few kilobytes, a record with 32 containers of full size included.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Bytes at which a file of [`append`] begins anew, with its last value alone.
+const LONG_FILE_BYTES: u64 = 64 << 10;
 
 /// The process of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +113,50 @@ pub fn write_bytes_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
+/// Writes `value` as JSON to the end of the file at `path`, as a line of its own: [`read_last`] sees the old or the new,
+/// never a part. That costs the disk no file for each value.
+///
+/// # Errors
+/// What the file system says.
+pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    // What was left half written before ends here.
+    let mut line = vec![b'\n'];
+    serde_json::to_writer(&mut line, value)?;
+    line.push(b'\n');
+    let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.len() + line.len() as u64 > LONG_FILE_BYTES {
+        return write_bytes_whole(path, &line);
+    }
+    file.write_all(&line)
+}
+
+/// Reads the last value of a file of [`append`]; None if there is no file.
+///
+/// # Errors
+/// What the file system says; `InvalidData` if no value is whole.
+pub fn read_last<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    let mut why = io::Error::new(io::ErrorKind::InvalidData, "it is empty");
+    for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) => why = io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+    Err(why)
+}
+
 /// Reads the JSON file at `path`; None if there is none.
 ///
 /// # Errors
 /// What the file system says; `InvalidData` if it is not what we write.
 pub fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let file = match fs::File::open(path) {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn read_text(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -125,8 +166,9 @@ pub fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     if file.metadata()?.len() > MAX_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "far larger than anything that we write"));
     }
-    let text = io::read_to_string(file)?;
-    serde_json::from_str(&text).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(Some(text))
 }
 
 #[cfg(test)]
@@ -139,6 +181,30 @@ mod tests {
         assert_eq!(exit(None, Some(9)).shell_code(), Some(137));
         assert_eq!(exit(Some(3), None).shell_code(), Some(3));
         assert_eq!(exit(None, None).shell_code(), None);
+    }
+
+    #[test]
+    fn last_value_that_is_whole_counts_and_the_file_stays_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record.json");
+        assert!(read_last::<ExitFile>(&path).unwrap().is_none());
+        let exit = |run| ExitFile { run, ..ExitFile::default() };
+        let last = || read_last::<ExitFile>(&path).unwrap().unwrap().run;
+        append(&path, &exit(1)).unwrap();
+        append(&path, &exit(2)).unwrap();
+        assert_eq!(last(), 2);
+        let whole = fs::read(&path).unwrap();
+        for torn in [&b"\n{\"code\":"[..], b"\0\0\0", b"\n"] {
+            fs::write(&path, [&whole, torn].concat()).unwrap();
+            assert_eq!(last(), 2, "{torn:?}");
+            append(&path, &exit(3)).unwrap();
+            assert_eq!(last(), 3, "{torn:?}");
+        }
+        for run in 0..2_000 {
+            append(&path, &exit(run)).unwrap();
+        }
+        assert_eq!(last(), 1_999);
+        assert!(fs::metadata(&path).unwrap().len() <= LONG_FILE_BYTES);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!  <state-dir>/pods/<uid>/record.json        the record
 //!                         v/<name>           its volumes that are on the disk
-//!                         c/<index>/         the writable layer of one container
+//!                         <index>/           the writable layer of one container
 //!  <state-dir>/run/<uid>/                     all that a boot of the machine ends, in memory:
 //!                         ns/                files that hold its namespaces
 //!                         etc/               hosts, hostname, resolv.conf
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use userns::IdRange;
 use uuid::Uuid;
 
-use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, read_whole, write_whole};
+use super::files::{EXIT_FILE, ExitFile, PROCESS_FILE, ProcessFile, append, read_last, read_whole};
 use super::{
     function,
     memory::{self, InMemory},
@@ -54,7 +54,7 @@ use crate::InstanceSpec;
 pub const RUN_DIR: &str = "run";
 /// Where that is. A file that a container can write to, as `/etc/hosts`, counts as its memory.
 const RUN_IN: InMemory = InMemory { mode: "0700", bytes: None, stays: false, programs: false };
-/// Name of the directories of a pod's containers.
+/// Name of the directory, in memory, of a pod's containers.
 const CONTAINERS: &str = "c";
 
 /// How far an instance has come. It only advances.
@@ -206,6 +206,12 @@ impl Places {
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.state_dir.join(RUN_DIR)
+    }
+
+    /// Directory, in memory, of what says which containers stand on which image.
+    #[must_use]
+    pub fn leases(&self) -> PathBuf {
+        self.run().join("leases")
     }
 
     /// Makes the directory in memory, unless it is there. Before, mounts below the state directory become this node's alone.
@@ -387,14 +393,13 @@ impl PodPlace {
     /// Where the root file system of one container is.
     #[must_use]
     pub fn rootfs(&self, index: usize) -> RootfsPlace {
-        let layer = self.dir.join(CONTAINERS).join(index.to_string());
-        RootfsPlace { mount: self.container(index), layer }
+        RootfsPlace { mount: self.container(index), layer: self.dir.join(index.to_string()) }
     }
 
     /// Indices of the containers of which something is there.
     #[must_use]
     pub fn containers(&self) -> BTreeSet<usize> {
-        let entries = [&self.dir, &self.run].map(|dir| fs::read_dir(dir.join(CONTAINERS)));
+        let entries = [fs::read_dir(&self.dir), fs::read_dir(self.run.join(CONTAINERS))];
         let names = entries.into_iter().flatten().flatten().flatten().map(|entry| entry.file_name());
         names.filter_map(|name| name.to_str()?.parse().ok()).collect()
     }
@@ -404,8 +409,10 @@ impl PodPlace {
     /// # Errors
     /// What the file system says.
     pub fn remove_parts(&self) -> io::Result<()> {
-        remove_dir(&self.run)?;
-        remove_dir(&self.dir.join(CONTAINERS))
+        for index in self.containers() {
+            remove_dir(&self.rootfs(index).layer)?;
+        }
+        remove_dir(&self.run)
     }
 
     /// Log of one run of a container.
@@ -421,7 +428,7 @@ impl PodPlace {
     /// Reads the record.
     #[must_use]
     pub fn read(&self) -> Found {
-        match read_whole(&self.record()) {
+        match read_last(&self.record()) {
             Ok(Some(record)) => Found::Record(Box::new(Record::whole(record))),
             Ok(None) if !self.dir.exists() => Found::Nothing,
             Ok(None) => {
@@ -436,10 +443,10 @@ impl PodPlace {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, record: &Record) -> io::Result<()> {
-        match write_whole(&self.record(), record) {
+        match append(&self.record(), record) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-                write_whole(&self.record(), record)
+                append(&self.record(), record)
             }
             other => other,
         }

@@ -58,11 +58,11 @@ fn s_pod_05_root_of_a_container_is_nobody_on_the_machine() {
             let exec = ExecSpec { command: command.to_vec(), ..ExecSpec::default() };
             let done = node.runtime.exec(&spec.uid, 0, exec).await.unwrap().run().await.unwrap();
             assert_eq!(done.output, "0 0\n", "files of the image are root's inside");
-            let at = |top: &str| node.state.join(top).join(&spec.uid).join("c/0");
-            let written = fs::metadata(at("pods").join("upper/new")).unwrap();
+            let at = |top: &str| node.state.join(top).join(&spec.uid);
+            let written = fs::metadata(at("pods").join("0/upper/new")).unwrap();
             assert!(written.uid() >= 0x7000_0000 && written.uid() == written.gid(), "{written:?}");
             let process: serde_json::Value =
-                serde_json::from_slice(&fs::read(at("run").join("process.json")).unwrap()).unwrap();
+                serde_json::from_slice(&fs::read(at("run").join("c/0/process.json")).unwrap()).unwrap();
             let status = fs::read_to_string(format!("/proc/{}/status", process["pid"])).unwrap();
             let own = format!("Uid:\t{0}\t{0}\t{0}\t{0}", written.uid());
             assert!(status.contains(&own), "{status}");
