@@ -11,6 +11,7 @@
 //! machine. Where something is, only the ratios of one run mean anything: nothing here asserts a time.
 
 mod client;
+mod disk;
 mod oracle;
 mod outside;
 mod process;
@@ -45,6 +46,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if outside::is_inside() {
         let mut report = Report::create();
+        if arguments.row.makes_pods()
+            && let Err(error) = disk::mount()
+        {
+            report.note(&format!("On the file system of the checkout, whichever that is: {error:#}."));
+        }
         e2e::story(|lab| arguments.row.measure(lab, arguments.quick, &mut report));
         return ExitCode::SUCCESS;
     }

@@ -59,6 +59,11 @@ impl Row {
         }
     }
 
+    /// Whether it makes many pods, of which each has files.
+    pub(crate) const fn makes_pods(self) -> bool {
+        matches!(self, Self::Start | Self::Burst | Self::Memory | Self::Idle)
+    }
+
     /// Measures it.
     ///
     /// # Panics
