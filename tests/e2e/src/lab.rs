@@ -94,6 +94,19 @@ impl Lab {
         Self::state().join(node)
     }
 
+    /// What is left of the pods of a node: on its disk, in its memory, and of their hold on images.
+    ///
+    /// # Panics
+    /// When the node has no such directories.
+    #[must_use]
+    pub fn left_of_pods(node: &str) -> Vec<PathBuf> {
+        let tops = ["pods", "run", "run/leases"].map(|top| Self::node_state(node).join(top));
+        let entries =
+            |top: &PathBuf| fs::read_dir(top).unwrap_or_else(|error| panic!("{}: {error}", top.display()));
+        let left = tops.iter().flat_map(entries).flatten().map(|entry| entry.path());
+        left.filter(|path| !tops.contains(path)).collect()
+    }
+
     /// A client of the controller.
     #[must_use]
     pub fn api(&self) -> Api {

@@ -97,10 +97,7 @@ fn containers_are_given_configs_and_secrets_as_variables_and_files() {
         assert_eq!(leaks(&Lab::state()), Vec::<String>::new(), "the secret is on no disk and in no log");
         api.delete_instance("given");
         api.wait_gone("given");
-        for top in ["pods", "run"] {
-            let entries = fs::read_dir(Lab::node_state(NODE).join(top)).expect("a directory");
-            assert_eq!(entries.count(), 0, "{top}");
-        }
+        assert_eq!(Lab::left_of_pods(NODE), Vec::<std::path::PathBuf>::new());
     });
 }
 

@@ -109,10 +109,7 @@ fn volumes_of_a_pod_are_gone_with_it_and_survive_its_riklet() {
         api.wait_node(NODE, "Ready");
         api.delete_instance("kept");
         api.wait_gone("kept");
-        for top in ["pods", "run"] {
-            let entries = std::fs::read_dir(Lab::node_state(NODE).join(top)).expect("a directory");
-            assert_eq!(entries.count(), 0, "{top}");
-        }
+        assert_eq!(Lab::left_of_pods(NODE), Vec::<std::path::PathBuf>::new());
     });
 }
 

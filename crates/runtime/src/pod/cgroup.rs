@@ -14,6 +14,9 @@
 
 mod counters;
 mod folders;
+mod groups;
+
+pub use groups::{Groups, SeenGroup};
 
 use std::{
     collections::BTreeSet,
@@ -21,8 +24,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-
-use serde::{Deserialize, Serialize};
 
 use self::folders::{children, failed, make, remove, write};
 use super::{
@@ -111,36 +112,6 @@ enum Layout {
     Unified(PathBuf),
 }
 
-/// The groups of one container, for the process that is to become it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Groups {
-    /// cgroup v1: a process moves itself there after it was born. The kernel does that at once for a process that moves
-    /// only itself, where moving another one waits for all processors.
-    Legacy {
-        /// Its directory in each hierarchy that has one.
-        dirs: Vec<PathBuf>,
-        /// Mount points of the hierarchies that the container sees.
-        shown: Vec<PathBuf>,
-    },
-    /// cgroup v2: a process can be born there.
-    Unified {
-        /// Its directory.
-        dir: PathBuf,
-    },
-}
-
-impl Groups {
-    /// One directory of the container's, to see its processes.
-    #[must_use]
-    pub fn dir(&self) -> Option<&Path> {
-        match self {
-            Self::Legacy { dirs, .. } => dirs.first().map(PathBuf::as_path),
-            Self::Unified { dir } => Some(dir),
-        }
-    }
-}
-
 /// The control groups of one node on this machine.
 #[derive(Clone, Debug)]
 pub struct Cgroups {
@@ -195,17 +166,16 @@ impl Cgroups {
         }
     }
 
-    /// The groups of v1 that a container sees: name of the hierarchy, and directory. In hierarchies that are not used it has
-    /// none of its own, and sees what it is in.
+    /// The groups of v1 that a container sees. In hierarchies that are not used it has none, and sees what it is in.
     #[must_use]
-    pub fn seen_by(&self, uid: &str, index: usize) -> Vec<(String, PathBuf)> {
+    pub fn seen_by(&self, uid: &str, index: usize) -> Vec<SeenGroup> {
         let own = Path::new(TOP).join(&self.node).join(uid).join(index.to_string());
         let used = self.roots();
-        let named = |root: PathBuf| {
+        let seen = |root: PathBuf| {
             let name = root.file_name()?.to_str()?.to_owned();
-            Some((name, if used.contains(&root) { root.join(&own) } else { root }))
+            Some(SeenGroup { name, dir: if used.contains(&root) { root.join(&own) } else { root } })
         };
-        self.shown().into_iter().filter_map(named).collect()
+        self.shown().into_iter().filter_map(seen).collect()
     }
 
     /// Directory of a container's memory group.

@@ -31,7 +31,8 @@ use crate::RuntimeError;
 /// Most bytes of the file system: the objects once, and again for each of many containers that show them.
 const SPACE_BYTES: u64 = 64 << 20;
 /// Where they are kept.
-const KEPT_IN: InMemory = InMemory { mode: "0700", bytes: Some(SPACE_BYTES), stays: true, programs: false };
+const KEPT_IN: InMemory =
+    InMemory { mode: "0700", bytes: Some(SPACE_BYTES), stays: true, programs: false, devices: false };
 
 /// Keeps what the instance was given, if it names anything. Safe to repeat.
 ///

@@ -12,7 +12,7 @@ use rustix::{
 
 use super::volumes::is_mount;
 
-/// What a file system in memory is like. None has devices, nor programs with rights of their own.
+/// What a file system in memory is like. None has programs with rights of their own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InMemory {
     /// Rights of its top directory, as `mode` of tmpfs.
@@ -23,6 +23,8 @@ pub(super) struct InMemory {
     pub(super) stays: bool,
     /// Whether programs on it can be executed.
     pub(super) programs: bool,
+    /// Whether devices on it can be used.
+    pub(super) devices: bool,
 }
 
 /// Mounts one at `path`, unless something is mounted there already. Makes the directory.
@@ -44,10 +46,9 @@ pub(super) fn mount(path: &Path, memory: InMemory) -> io::Result<()> {
         let _ = fsconfig_set_flag(&context, "noswap");
     }
     fsconfig_create(&context)?;
-    let mut flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-    if !memory.programs {
-        flags |= MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    }
+    let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+    flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !memory.devices);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !memory.programs);
     let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
     Ok(move_mount(&mounted, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }

@@ -30,7 +30,9 @@ use serde::{Deserialize, Serialize};
 use userns::IdRange;
 
 use super::{
-    PodRuntime, Shared, blocking, etc, fault,
+    PodRuntime, Shared, blocking,
+    cgroup::SeenGroup,
+    etc, fault,
     files::write_whole,
     function, given,
     limits::Limits,
@@ -350,7 +352,7 @@ fn write_container(
     container: &ContainerSpec,
     image: &Image,
     mut setup: ContainerSetup,
-    (foreign, groups): (Option<(PathBuf, Beside)>, Vec<(String, PathBuf)>),
+    (foreign, groups): (Option<(PathBuf, Beside)>, Vec<SeenGroup>),
     (place, spec, index): &(PodPlace, WorkloadSpec, usize),
 ) -> Result<(), RuntimeError> {
     let config = &image.config;

@@ -52,8 +52,8 @@ use crate::InstanceSpec;
 
 /// Name of the directory, below the state directory, of what lives no longer than a boot of the machine.
 pub const RUN_DIR: &str = "run";
-/// Where that is. A file that a container can write to, as `/etc/hosts`, counts as its memory.
-const RUN_IN: InMemory = InMemory { mode: "0700", bytes: None, stays: false, programs: false };
+/// Where that is. Devices are those that a microVM is shown. A file that a container can write to, as `/etc/hosts`, counts as its memory.
+const RUN_IN: InMemory = InMemory { mode: "0700", bytes: None, stays: false, programs: false, devices: true };
 /// Name of the directory, in memory, of a pod's containers.
 const CONTAINERS: &str = "c";
 

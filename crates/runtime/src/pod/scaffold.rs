@@ -33,6 +33,8 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cgroup::SeenGroup;
+
 /// Name of the root file system.
 const ROOTFS: &str = "rootfs";
 /// Name of the directory of control groups.
@@ -95,8 +97,8 @@ pub struct Site<'a> {
     pub pod_dir: &'a Path,
     /// The root file system, if the usual mounts can be put onto it: it has real directories for them.
     pub rootfs: Option<&'a Path>,
-    /// Control groups of v1 that the container sees: name and directory of each.
-    pub groups: Vec<(String, PathBuf)>,
+    /// Control groups of v1 that the container sees.
+    pub groups: Vec<SeenGroup>,
 }
 
 /// Makes a runtime specification one for a user namespace, and says what its creator has to gather.
@@ -149,7 +151,7 @@ impl Scaffold {
     }
 
     /// Has the control groups be a tree of ours, in place of what libcontainer would mount and write-protect one by one.
-    fn take_groups(&mut self, document: &mut Value, groups: Vec<(String, PathBuf)>) {
+    fn take_groups(&mut self, document: &mut Value, groups: Vec<SeenGroup>) {
         let mounts = document.pointer_mut("/mounts").and_then(Value::as_array_mut);
         let Some(mount) = mounts.into_iter().flatten().find(|mount| mount["type"] == "cgroup") else {
             return;
@@ -161,7 +163,11 @@ impl Scaffold {
         if let Some(Value::Array(paths)) = document.pointer_mut("/linux/readonlyPaths") {
             paths.retain(|path| !path.as_str().is_some_and(|path| Path::new(path).starts_with(&shown)));
         }
-        let tree = |(name, source)| Tree { name: format!("{GROUPS}/{name}"), source, kind: TreeKind::Group };
+        let tree = |SeenGroup { name, dir }| Tree {
+            name: format!("{GROUPS}/{name}"),
+            source: dir,
+            kind: TreeKind::Group,
+        };
         self.trees.extend(groups.into_iter().map(tree));
     }
 
@@ -369,7 +375,7 @@ mod tests {
             namespace: "/state/ns/user".into(),
             pod_dir: Path::new("/dev/shm/state"),
             rootfs: None,
-            groups: vec![("memory".to_owned(), "/sys/fs/cgroup/memory/rik/0".into())],
+            groups: vec![SeenGroup { name: "memory".to_owned(), dir: "/sys/fs/cgroup/memory/rik/0".into() }],
         };
         let scaffold = move_onto(&mut document, site).unwrap();
         assert_eq!(scaffold.place, Path::new("/mnt"));

@@ -251,7 +251,7 @@ fn make_empty(place: &PodPlace, volume: &Volume, empty: &EmptyDir) -> io::Result
         return fs::set_permissions(&path, Permissions::from_mode(0o777));
     }
     let bytes = empty.size_limit.map(|limit| limit.0);
-    memory::mount(&path, InMemory { mode: "0777", bytes, stays: false, programs: true })
+    memory::mount(&path, InMemory { mode: "0777", bytes, stays: false, programs: true, devices: false })
 }
 
 /// Mounts what was opened at a place of ours.
