@@ -44,6 +44,7 @@ impl PodRuntime {
         for path in [config.state_dir.clone(), places.pods(), places.logs(), places.shim()] {
             make_private(&path)?;
         }
+        places.unmount_former().map_err(|source| OpenError::Directory { path: places.pods(), source })?;
         places.mount_run().map_err(|source| OpenError::Directory { path: places.run(), source })?;
         let state_dir = &config.state_dir;
         let unusable = |source| OpenError::Directory { path: state_dir.clone(), source };

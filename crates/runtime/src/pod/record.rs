@@ -223,6 +223,20 @@ impl Places {
         memory::mount(&self.run(), RUN_IN)
     }
 
+    /// Takes away what is mounted on the disk's side: pods of a riklet from before there was one in memory had it there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn unmount_former(&self) -> io::Result<()> {
+        let pods = std::path::absolute(self.pods())?;
+        // The inner ones first.
+        namespace::mount_points()?
+            .iter()
+            .rev()
+            .filter(|point| point.starts_with(&pods))
+            .try_for_each(|point| volumes::unmount_all(point))
+    }
+
     /// Takes the directory in memory away.
     ///
     /// # Errors

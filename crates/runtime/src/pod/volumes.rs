@@ -299,7 +299,8 @@ pub(crate) fn open_allowed(path: &Path, allowed: &[PathBuf], flag: &str) -> Resu
     })
 }
 
-pub(super) fn take_away(path: &Path) -> io::Result<()> {
+/// Unmounts whatever is mounted at a place of ours. Ok if nothing is.
+pub(super) fn unmount_all(path: &Path) -> io::Result<()> {
     for _ in 0..STACKED_MOUNTS_MAX {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
@@ -308,6 +309,12 @@ pub(super) fn take_away(path: &Path) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
+}
+
+/// The same, and removes the empty directory or the file that it was mounted on.
+pub(super) fn take_away(path: &Path) -> io::Result<()> {
+    unmount_all(path)?;
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir(path),
         Ok(_) => fs::remove_file(path),

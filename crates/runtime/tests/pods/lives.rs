@@ -334,8 +334,12 @@ fn restarted_agent_finds_everything_as_it_is_now() {
         node.run(&ends).await;
         node.runtime.prepare(&prepared, &|_| {}).await.unwrap();
         let torn = pod(vec![]);
-        fs::create_dir(node.state.join("pods").join(&torn.uid)).unwrap();
-        fs::write(node.state.join("pods").join(&torn.uid).join("record.json"), "{").unwrap();
+        let of_torn = node.state.join("pods").join(&torn.uid);
+        // As riklets had it that kept everything on the disk.
+        let former = of_torn.join("c/0/rootfs");
+        fs::create_dir_all(&former).unwrap();
+        rustix::mount::mount("rik-test", &former, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        fs::write(of_torn.join("record.json"), "{").unwrap();
         let before = node.running(&runs).await;
         let node = node.reopen().await;
         assert_eq!(node.running(&runs).await, before);
@@ -351,6 +355,47 @@ fn restarted_agent_finds_everything_as_it_is_now() {
         assert!(listed.contains(&torn.uid));
         node.take_down().await;
     });
+}
+
+/// What is in memory is gone then, and every process and mount; the disk is as it was.
+#[test]
+fn instance_that_a_boot_of_the_machine_ended_is_told_and_leaves_nothing() {
+    in_namespaces(
+        "lives::instance_that_a_boot_of_the_machine_ended_is_told_and_leaves_nothing",
+        |node| async move {
+            use rustix::process::{Pid, Signal, kill_process};
+            let spec = pod(vec![script("runs", "echo said; echo written > /srv/file; sleep 1000")]);
+            node.run(&spec).await;
+            while node.output(&spec, "runs").is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let facts = node.running(&spec).await;
+            let process = facts.containers[0].pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            for pid in [node.shim(), process] {
+                kill_process(pid.expect("it runs"), Signal::KILL).unwrap();
+            }
+            let record = node.state.join("pods").join(&spec.uid).join("record.json");
+            let text = fs::read_to_string(&record).unwrap();
+            let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            let boot = last["bootId"].as_str().unwrap();
+            fs::write(&record, text.replace(boot, "5d1f4bb0-1f0e-4b7e-9d0e-0c3a4d1b2c3d")).unwrap();
+            let run = node.state.join("run");
+            for point in
+                network::namespace::mount_points().unwrap().iter().rev().filter(|at| at.starts_with(&run))
+            {
+                let _ = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH);
+            }
+            let layer = node.state.join("pods").join(&spec.uid).join("0/upper/srv/file");
+            assert!(layer.exists() && fs::read_dir(&run).unwrap().next().is_none());
+            let node = node.reopen().await;
+            let facts = node.ended(&spec).await;
+            assert_eq!((facts.reason, facts.exit_code), (Some(Reason::NodeRestarted), None), "{facts:?}");
+            assert_eq!(node.output(&spec, "runs"), ["said"], "its log is kept");
+            node.runtime.release(&spec.uid).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
+            assert!(!layer.exists(), "its writable layer is not");
+            node.take_down().await;
+        },
+    );
 }
 
 #[test]
