@@ -300,16 +300,12 @@ fn mapped_trees(layers: &[PathBuf], users: &Users) -> Result<Vec<OwnedFd>, Snaps
 /// Gives mounts with mapped owners a place, and says where.
 fn place_mapped(trees: &[OwnedFd], dir: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
     let top = dir.join(MAPPED_DIRECTORY);
-    let make = |path: &Path| {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-        made.map_err(failed("create", path))
-    };
-    make(&top)?;
+    make_private(&top)?;
     // One mount above them all, so that they go together.
     mount_bind(&top, &top).map_err(|fault| failed("mount", &top)(fault.into()))?;
     let each = trees.iter().enumerate().map(|(number, tree)| {
         let path = top.join(number.to_string());
-        make(&path)?;
+        make_private(&path)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(tree, "", CWD, &path, flags).map_err(|fault| failed("mount", &path)(fault.into()))?;
         Ok(path)
@@ -335,14 +331,10 @@ fn mount_fresh(
     users: Option<&Users>,
 ) -> Result<(), SnapshotError> {
     let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
-    for path in [&upper, &work] {
-        // Left of a mount that a reboot took away; a volatile one must not be used again.
-        remove_tree(path).map_err(failed("clear", path))?;
-    }
-    for path in [&upper, &work, &rootfs.to_owned()] {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-        made.map_err(failed("create", path))?;
-    }
+    // What is left of a mount that a reboot took away must not be used again.
+    make_anew(&upper)?;
+    make_anew(&work)?;
+    make_private(rootfs)?;
     // The root directory of an overlay looks like its upper one.
     let top = lower.last().map_or(rootfs, PathBuf::as_path);
     let stat = std::fs::metadata(top).map_err(failed("read", top))?;
@@ -365,8 +357,21 @@ fn mount_fresh(
             done => return done.map_err(refused),
         }
     }
+    // A try that was refused may have left there what no mount that does not sync takes.
+    make_anew(&work)?;
     stack(&place_mapped(&trees, &place.mount)?).map_err(refused)?;
     unmount_mapped(&place.mount)
+}
+
+fn make_private(path: &Path) -> Result<(), SnapshotError> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
+    made.map_err(failed("create", path))
+}
+
+/// Makes an empty directory, whatever was there.
+fn make_anew(path: &Path) -> Result<(), SnapshotError> {
+    remove_tree(path).map_err(failed("clear", path))?;
+    make_private(path)
 }
 
 /// A path to what a descriptor of this process stands for.

@@ -52,7 +52,8 @@ use crate::InstanceSpec;
 
 /// Name of the directory, below the state directory, of what lives no longer than a boot of the machine.
 pub const RUN_DIR: &str = "run";
-/// Where that is. Devices are those that a microVM is shown. A file that a container can write to, as `/etc/hosts`, counts as its memory.
+/// Where that is. Devices are those that a microVM is shown. A file that a container can write to, as `/etc/hosts`, counts
+/// as its memory.
 const RUN_IN: InMemory = InMemory { mode: "0700", bytes: None, stays: false, programs: false, devices: true };
 /// Name of the directory, in memory, of a pod's containers.
 const CONTAINERS: &str = "c";
@@ -228,7 +229,7 @@ impl Places {
     /// # Errors
     /// What the kernel says.
     pub fn unmount_former(&self) -> io::Result<()> {
-        let pods = std::path::absolute(self.pods())?;
+        let pods = fs::canonicalize(self.pods())?;
         // The inner ones first.
         namespace::mount_points()?
             .iter()

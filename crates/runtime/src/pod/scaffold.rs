@@ -15,6 +15,7 @@
 //! *Guarantee*: an owner on a volume is the same id inside, and root there is root only on the files that it was given.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
@@ -84,7 +85,7 @@ pub enum TreeKind {
         /// Options of tmpfs, each with its value.
         options: Vec<String>,
         /// Names of the directories in it.
-        directories: Vec<String>,
+        directories: BTreeSet<String>,
     },
 }
 
@@ -267,12 +268,11 @@ fn usual(
         ("tmpfs", "/dev" | "/dev/shm") => {
             let options = mount["options"].as_array()?.iter().filter_map(Value::as_str);
             let below = destinations.iter().filter_map(|path| path.strip_prefix(own).ok()?.to_str());
+            let below = below.filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned);
             TreeKind::Memory {
                 options: options.filter(|option| option.contains('=')).map(str::to_owned).collect(),
-                directories: below
-                    .filter(|name| !name.is_empty() && !name.contains('/'))
-                    .map(str::to_owned)
-                    .collect(),
+                // A volume may be mounted where another mount is.
+                directories: BTreeSet::from_iter(below),
             }
         }
         // A link is followed by libcontainer, which makes what is missing at its end.
@@ -307,7 +307,7 @@ fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-fn in_memory(options: &[String], directories: &[String]) -> io::Result<OwnedFd> {
+fn in_memory(options: &[String], directories: &BTreeSet<String>) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "tmpfs")?;
     for (key, value) in options.iter().filter_map(|option| option.split_once('=')) {
@@ -430,6 +430,7 @@ mod tests {
                 { "destination": "/dev/pts", "type": "devpts", "source": "devpts" },
                 { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["size=65536k"] },
                 { "destination": "/srv/own", "type": "tmpfs", "source": "tmpfs" },
+                bind("/dev/shm", "/state/v/large".into()),
                 of_pod("hosts"), of_pod("hostname"), of_pod("resolv.conf"), bind("/etc/hosts", "/state/v/own".into()),
             ],
         });
@@ -437,7 +438,10 @@ mod tests {
             Site { namespace: "/ns".into(), pod_dir: &pod_dir, rootfs: Some(&rootfs), groups: Vec::new() };
         let scaffold = move_onto(&mut document, site).unwrap();
         let left: Vec<&str> = document["mounts"].as_array().unwrap().iter().filter_map(destination).collect();
-        assert_eq!(left, ["/dev/pts", "/srv/own", "/etc/hostname", "/etc/resolv.conf", "/etc/hosts"]);
+        assert_eq!(
+            left,
+            ["/dev/pts", "/srv/own", "/dev/shm", "/etc/hostname", "/etc/resolv.conf", "/etc/hosts"]
+        );
         let memory = |option: &str, directories: &[&str]| TreeKind::Memory {
             options: vec![option.to_owned()],
             directories: directories.iter().map(|name| (*name).to_owned()).collect(),
