@@ -28,6 +28,7 @@ mod owner;
 mod pool;
 mod ports;
 mod route;
+mod sockets;
 mod subnet;
 mod sysctl;
 mod tap;

@@ -1,7 +1,7 @@
 //! Which programs of the host listen on a port, so that a published port never captures what the host serves.
 //!
-//! Asked by binding the port for a moment, which is cheap and as exact as the kernel. Only when that fails are the
-//! kernel's tables read for the listener's name: they are walked bucket by bucket, which takes milliseconds.
+//! Asked by binding the port for a moment, which is cheap and as exact as the kernel. Only when that fails is the kernel
+//! asked for the listener, to name it.
 
 use std::{
     fs, io,
@@ -13,6 +13,8 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
 };
+
+use crate::sockets::{self, Listener};
 
 /// How many processes are looked at to find a listener's name. More than any host runs; only the message is poorer
 /// beyond it.
@@ -34,14 +36,6 @@ pub struct ListenersError {
     pub source: io::Error,
 }
 
-/// A socket that waits for somebody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Listener {
-    address: IpAddr,
-    port: u16,
-    inode: u64,
-}
-
 /// Most listening ports that are listed: more than any host has.
 const LISTED_MAX: usize = 4_096;
 
@@ -49,15 +43,12 @@ const LISTED_MAX: usize = 4_096;
 #[must_use]
 pub fn listening() -> Vec<ListeningPort> {
     let mut all = Vec::new();
-    for (protocol, tables) in [(Protocol::Tcp, TCP_TABLES), (Protocol::Udp, UDP_TABLES)] {
-        for text in tables.into_iter().filter_map(|path| fs::read_to_string(path).ok()) {
-            let listeners = text.lines().skip(1).filter_map(|line| read_line(line, protocol));
-            all.extend(listeners.filter_map(|listener| {
-                let address = on_ipv4(listener.address)?;
-                let address = Some(address).filter(|address| !address.is_unspecified());
-                Some(ListeningPort { protocol, port: listener.port, address })
-            }));
-        }
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        all.extend(listeners(protocol).unwrap_or_default().into_iter().filter_map(|listener| {
+            let address = on_ipv4(listener.address)?;
+            let address = Some(address).filter(|address| !address.is_unspecified());
+            Some(ListeningPort { protocol, port: listener.port, address })
+        }));
     }
     all.sort_unstable();
     all.dedup();
@@ -77,24 +68,29 @@ pub fn listener_on(
     if can_bind(protocol, SocketAddrV4::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), port)) {
         return Ok(None);
     }
+    let clash = |listener: &&Listener| listener.port == port && clashes(listener.address, address);
+    Ok(listeners(protocol)?.iter().find(clash).map(describe))
+}
+
+/// All sockets of the host that wait for somebody.
+fn listeners(protocol: Protocol) -> Result<Vec<Listener>, ListenersError> {
+    if let Ok(found) = sockets::listeners(protocol) {
+        return Ok(found);
+    }
     let tables = match protocol {
         Protocol::Tcp => TCP_TABLES,
         Protocol::Udp => UDP_TABLES,
     };
+    let mut found = Vec::new();
     for path in tables {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        match fs::read_to_string(path) {
+            Ok(text) => found.extend(text.lines().skip(1).filter_map(|line| read_line(line, protocol))),
             // A kernel without IPv6 has no such table.
-            Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(ListenersError { path, source }),
-        };
-        let clash = |listener: &Listener| listener.port == port && clashes(listener.address, address);
-        if let Some(listener) = text.lines().skip(1).filter_map(|line| read_line(line, protocol)).find(clash)
-        {
-            return Ok(Some(describe(&listener)));
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Whether nobody is in the way. A failure for any other reason proves nothing, so that it is no.

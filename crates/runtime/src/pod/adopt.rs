@@ -44,16 +44,16 @@ impl PodRuntime {
         for path in [config.state_dir.clone(), places.pods(), places.logs(), places.shim()] {
             make_private(&path)?;
         }
-        places.unmount_former().map_err(|source| OpenError::Directory { path: places.pods(), source })?;
         places.mount_run().map_err(|source| OpenError::Directory { path: places.run(), source })?;
         let state_dir = &config.state_dir;
         let unusable = |source| OpenError::Directory { path: state_dir.clone(), source };
         let boot_id = shim::boot_id().map_err(unusable)?;
-        // Before anything else: it is locked, so that there is one runtime for each state directory.
+        // Before anything of a pod is touched: it is locked, so that there is one runtime for each state directory.
         let (root, leases, registry) = (state_dir.join("images"), places.leases(), config.registry.clone());
         let opened = blocking(move || ImageStore::open_with(&root, &leases, registry)).await;
         let images = opened.map_err(unusable)?;
         let images = images.map_err(|source| OpenError::Images { source })?;
+        places.unmount_former().map_err(|source| OpenError::Directory { path: places.pods(), source })?;
         let cgroups = Cgroups::open(&config.node).map_err(|source| OpenError::Cgroups { source })?;
         let news = Arc::new(News::default());
         let link = LinkConfig { dir: places.shim(), command: config.shim.clone(), cgroups: cgroups.clone() };

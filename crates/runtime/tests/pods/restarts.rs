@@ -151,9 +151,7 @@ fn memory_that_one_run_used_is_not_held_against_the_next() {
 fn init_containers_come_first_and_sidecars_end_last() {
     in_namespaces("restarts::init_containers_come_first_and_sidecars_end_last", |node| async move {
         let ends = |name: &str| {
-            format!(
-                "trap 'echo {name} ended $(cat /proc/uptime); exit 0' TERM; echo up; while :; do sleep 0.05; done"
-            )
+            format!("trap 'echo {name} ended; exit 0' TERM; echo up; while :; do sleep 0.05; done")
         };
         let mut spec = pod(vec![script("web", &ends("web"))]);
         let mut sidecar = script("proxy", &ends("proxy"));
@@ -177,9 +175,12 @@ fn init_containers_come_first_and_sidecars_end_last() {
         node.runtime.stop(&spec.uid).await.unwrap();
         let facts = node.ended(&spec).await;
         assert_eq!((facts.reason, facts.exit_code), (None, Some(0)), "{facts:?}");
-        let ended = |name: &str| -> f64 {
-            let lines = node.output(&spec, name);
-            lines[1].split(' ').nth(2).unwrap().parse().unwrap()
+        // When its last word came.
+        let ended = |name: &str| -> jiff::Timestamp {
+            let log = node.runtime.logs(&spec.uid, Some(name)).unwrap().remove(0);
+            let text = std::fs::read_to_string(log).unwrap();
+            let line = text.lines().find(|line| line.contains("ended")).unwrap();
+            line.split(' ').next().unwrap().parse().unwrap()
         };
         assert!(ended("web") < ended("proxy"), "the sidecar ended first");
         assert!(matches!(node.runtime.inspect(&spec.uid).await.unwrap(), Observed::Ended(_)));
