@@ -4,8 +4,9 @@
 //! be in memory. Layers are never written to, so any number of root filesystems share them. The writable layer lives as
 //! long as the mount: it is mounted `volatile` (no syncing), because after a power loss its container is gone as well.
 //!
-//! A container in a user namespace sees the layers with mapped owners: each layer is mounted once more, at no place if the
-//! kernel can stack such mounts, for the time that the overlay takes to be mounted, and what is written belongs to the namespace's own ids.
+//! A container in a user namespace sees the layers with mapped owners: for the time that the overlay takes to be mounted,
+//! each layer is mounted once more, at no place if the kernel can stack such mounts. What is written belongs to the
+//! namespace's own ids.
 //!
 //! A lease, in a file, says which directory stands on which image, so that a restarted agent still refuses to remove it.
 //!

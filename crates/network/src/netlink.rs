@@ -3,12 +3,31 @@
 //! The kernel does the work inside the call that sends the request, and some of it waits (deleting a link for tens
 //! of milliseconds). So a conversation runs on a thread that may block, with a small runtime of its own, and never
 //! on a thread that serves others.
+//!
+//! What those libraries do not speak is [`ask`]ed by hand; such answers are there at once.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use netlink_packet_route::link::LinkMessage;
 use rtnetlink::Handle;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, send, socket_with},
+};
+
+/// Bytes of a message's head.
+pub(crate) const HEAD: usize = 16;
+
+/// Asks the kernel something on a socket of its own, from which the answer can be taken without waiting.
+pub(crate) fn ask(protocol: Protocol, kind: u16, flags: u16, body: &[u8]) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?;
+    let length = u32::try_from(HEAD + body.len()).map_err(io::Error::other)?;
+    // After the flags a number of the question and one of who asks, which the kernel chooses.
+    let question =
+        [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], body].concat();
+    send(&socket, &question, SendFlags::empty())?;
+    Ok(socket)
+}
 
 /// Why a conversation with the kernel failed.
 #[derive(Debug, thiserror::Error)]

@@ -10,9 +10,9 @@ use std::{
 };
 
 use model::Protocol;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
+use rustix::net::{AddressFamily, RecvFlags, netlink, recv};
+
+use crate::netlink::{HEAD, ask};
 
 /// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h: what is asked for, and the kind of each answer.
 const BY_FAMILY: u16 = 20;
@@ -21,8 +21,7 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const LIST: u16 = 0x301;
-/// Bytes of a message's head, of the question (`inet_diag_req_v2`) and of an answer (`inet_diag_msg`).
-const HEAD: usize = 16;
+/// Bytes of the question (`inet_diag_req_v2`) and of an answer (`inet_diag_msg`).
 const QUESTION: usize = 56;
 const ANSWER: usize = 72;
 /// Numbers of the protocols (linux/in.h).
@@ -49,12 +48,10 @@ pub(crate) struct Listener {
 /// # Errors
 /// The kernel cannot say.
 pub(crate) fn listeners(protocol: Protocol) -> io::Result<Vec<Listener>> {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     let mut found = Vec::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
     for family in [AddressFamily::INET, AddressFamily::INET6] {
-        send(&socket, &question(family, protocol), SendFlags::empty())?;
-        let mut buffer = vec![0; BUFFER_BYTES];
+        let socket = ask(netlink::SOCK_DIAG, BY_FAMILY, LIST, &question(family, protocol))?;
         loop {
             // The kernel makes each part of its answer when it is taken.
             let (_, count) = recv(&socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT)?;
@@ -67,22 +64,16 @@ pub(crate) fn listeners(protocol: Protocol) -> io::Result<Vec<Listener>> {
     Ok(found)
 }
 
-fn question(family: AddressFamily, protocol: Protocol) -> Vec<u8> {
+fn question(family: AddressFamily, protocol: Protocol) -> [u8; QUESTION] {
     let (number, states) = match protocol {
         Protocol::Tcp => (TCP, LISTENS),
         Protocol::Udp => (UDP, UNCONNECTED),
     };
-    let mut bytes = Vec::with_capacity(HEAD + QUESTION);
-    bytes.extend(u32::try_from(HEAD + QUESTION).unwrap_or_default().to_ne_bytes());
-    bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend(LIST.to_ne_bytes());
-    // A number of the question and one of who asks, which the kernel chooses.
-    bytes.extend([0; 8]);
+    // What stays 0: whichever addresses, ports and interface.
+    let mut bytes = [0; QUESTION];
     // Both families have numbers of one byte.
-    bytes.extend([family.as_raw().to_le_bytes()[0], number, 0, 0]);
-    bytes.extend(states.to_ne_bytes());
-    // Whichever addresses, ports and interface.
-    bytes.resize(HEAD + QUESTION, 0);
+    [bytes[0], bytes[1]] = [family.as_raw().to_le_bytes()[0], number];
+    bytes[4..8].copy_from_slice(&states.to_ne_bytes());
     bytes
 }
 

@@ -17,7 +17,7 @@ mod tree;
 pub use newborn::{Kind, Newborn};
 pub use probe::{Unavailable, probe};
 use serde::{Deserialize, Serialize};
-pub use tree::{inert, mapped, protected};
+pub use tree::{mapped, mapped_inert, protected};
 
 /// Ids of the machine that stand for those of a pod, from its 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
+/// Neither programs with rights of their own, nor devices, nor programs at all.
 const INERT: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
 /// Lets the owners of a mount be seen by the map of a user namespace: root on the file system is root inside. `tree` is a
@@ -13,24 +14,27 @@ const INERT: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUN
 /// # Errors
 /// The kernel or the file system cannot do that.
 pub fn mapped(tree: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
-    let namespace = u64::try_from(user_namespace.as_fd().as_raw_fd()).map_err(io::Error::other)?;
-    set_attributes(tree, libc::MOUNT_ATTR_IDMAP, namespace)
+    set_attributes(tree, libc::MOUNT_ATTR_IDMAP, number(&user_namespace)?)
 }
 
-/// Lets nobody run programs or use devices on a mount.
+/// The same, and lets nobody run programs or use devices on it.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn inert(tree: impl AsFd) -> io::Result<()> {
-    set_attributes(tree, INERT, 0)
+/// The kernel or the file system cannot do that.
+pub fn mapped_inert(tree: impl AsFd, user_namespace: impl AsFd) -> io::Result<()> {
+    set_attributes(tree, INERT | libc::MOUNT_ATTR_IDMAP, number(&user_namespace)?)
 }
 
-/// The same, and lets nobody write to it.
+/// Lets nobody write to a mount, nor run programs or use devices on it.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn protected(tree: impl AsFd) -> io::Result<()> {
     set_attributes(tree, INERT | libc::MOUNT_ATTR_RDONLY, 0)
+}
+
+fn number(descriptor: &impl AsFd) -> io::Result<u64> {
+    u64::try_from(descriptor.as_fd().as_raw_fd()).map_err(io::Error::other)
 }
 
 fn set_attributes(tree: impl AsFd, attr_set: u64, userns_fd: u64) -> io::Result<()> {

@@ -3,9 +3,9 @@
 //! Asking for it costs two system calls; looking at the rules costs a program that reads them all. A kernel, or an
 //! `iptables`, without nf_tables has no such number.
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
-};
+use rustix::net::{RecvFlags, netlink, recv};
+
+use crate::netlink::{HEAD, ask};
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN` of linux/netfilter: what is asked for.
 const GET_GENERATION: u16 = 10 << 8 | 16;
@@ -13,8 +13,7 @@ const GET_GENERATION: u16 = 10 << 8 | 16;
 const GENERATION: u16 = 10 << 8 | 15;
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 1;
-/// Bytes of a message's head, and of the head of its kind (`nfgenmsg`).
-const HEAD: usize = 16;
+/// Bytes of the head of its kind (`nfgenmsg`).
 const KIND_HEAD: usize = 4;
 /// The attribute with the number (`NFTA_GEN_ID`), and bytes of an attribute's head.
 const ID: u16 = 1;
@@ -22,16 +21,8 @@ const ATTRIBUTE_HEAD: usize = 4;
 
 /// The number as it is now in this thread's network namespace; None if there is none.
 pub(super) fn read() -> Option<u32> {
-    let socket =
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER));
-    let socket = socket.ok()?;
-    let mut question = Vec::with_capacity(HEAD + KIND_HEAD);
-    question.extend(u32::try_from(HEAD + KIND_HEAD).ok()?.to_ne_bytes());
-    question.extend(GET_GENERATION.to_ne_bytes());
-    question.extend(REQUEST.to_ne_bytes());
-    // A number of the question and one of who asks, which the kernel chooses; then any family.
-    question.extend([0; 8 + KIND_HEAD]);
-    send(&socket, &question, SendFlags::empty()).ok()?;
+    // Of any family.
+    let socket = ask(netlink::NETFILTER, GET_GENERATION, REQUEST, &[0; KIND_HEAD]).ok()?;
     let mut answer = [0; 1024];
     // It is there when the question has been taken.
     let (_, count) = recv(&socket, &mut answer, RecvFlags::DONTWAIT).ok()?;

@@ -145,7 +145,8 @@ impl Cgroups {
     /// The groups of a container.
     #[must_use]
     pub fn container(&self, uid: &str, index: usize) -> Groups {
-        let group = |root: PathBuf| root.join(TOP).join(&self.node).join(uid).join(index.to_string());
+        let own = self.below_root(uid, index);
+        let group = |root: PathBuf| root.join(&own);
         match &self.layout {
             Layout::Legacy { shown, others, .. } => {
                 // Another runtime has made some there; whoever follows its container belongs in them as well.
@@ -169,7 +170,7 @@ impl Cgroups {
     /// The groups of v1 that a container sees. In hierarchies that are not used it has none, and sees what it is in.
     #[must_use]
     pub fn seen_by(&self, uid: &str, index: usize) -> Vec<SeenGroup> {
-        let own = Path::new(TOP).join(&self.node).join(uid).join(index.to_string());
+        let own = self.below_root(uid, index);
         let used = self.roots();
         let seen = |root: PathBuf| {
             let name = root.file_name()?.to_str()?.to_owned();
@@ -181,13 +182,17 @@ impl Cgroups {
     /// Directory of a container's memory group.
     #[must_use]
     pub fn memory_dir(&self, uid: &str, index: usize) -> Option<PathBuf> {
-        Some(self.dir_of("memory")?.join(TOP).join(&self.node).join(uid).join(index.to_string()))
+        Some(self.dir_of("memory")?.join(self.below_root(uid, index)))
     }
 
     /// A container's group as other runtimes are told it: below the mount point of each hierarchy.
     #[must_use]
     pub fn path_of(&self, uid: &str, index: usize) -> PathBuf {
-        Path::new("/").join(TOP).join(&self.node).join(uid).join(index.to_string())
+        Path::new("/").join(self.below_root(uid, index))
+    }
+
+    fn below_root(&self, uid: &str, index: usize) -> PathBuf {
+        Path::new(TOP).join(&self.node).join(uid).join(index.to_string())
     }
 
     /// Makes the pod's group and those of its containers, with their limits. Safe to repeat before the start.

@@ -135,9 +135,9 @@ pub fn append<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 /// # Errors
 /// What the file system says; `InvalidData` if no value is whole.
 pub fn read_last<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
+    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
     let mut why = io::Error::new(io::ErrorKind::InvalidData, "it is empty");
-    for line in text.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
+    for line in bytes.split(|byte| *byte == b'\n').rev().filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(value) => return Ok(Some(value)),
             Err(error) => why = io::Error::new(io::ErrorKind::InvalidData, error),
@@ -151,11 +151,13 @@ pub fn read_last<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 /// # Errors
 /// What the file system says; `InvalidData` if it is not what we write.
 pub fn read_whole<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_slice(&text).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn read_text(path: &Path) -> io::Result<Option<Vec<u8>>> {
+fn read_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -166,9 +168,9 @@ fn read_text(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if file.metadata()?.len() > MAX_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "far larger than anything that we write"));
     }
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(Some(text))
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]

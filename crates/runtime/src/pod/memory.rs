@@ -1,6 +1,11 @@
 //! File systems in memory.
 
-use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs::DirBuilder,
+    io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::Path,
+};
 
 use rustix::{
     fs::CWD,
@@ -36,19 +41,35 @@ pub(super) fn mount(path: &Path, memory: InMemory) -> io::Result<()> {
     if is_mount(path)? {
         return Ok(());
     }
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "rik")?;
-    fsconfig_set_string(&context, "mode", memory.mode)?;
-    if let Some(bytes) = memory.bytes {
-        fsconfig_set_string(&context, "size", bytes.to_string())?;
-    }
-    if memory.stays {
-        let _ = fsconfig_set_flag(&context, "noswap");
-    }
-    fsconfig_create(&context)?;
+    let bytes = memory.bytes.map(|bytes| bytes.to_string());
+    let size = bytes.as_deref().map(|bytes| ("size", bytes));
+    let options = std::iter::once(("mode", memory.mode)).chain(size);
     let mut flags = MountAttrFlags::MOUNT_ATTR_NOSUID;
     flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !memory.devices);
     flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !memory.programs);
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    let mounted = make("rik", options, memory.stays, flags)?;
     Ok(move_mount(&mounted, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes one that is mounted at no place yet: what is shown as its source, and options of tmpfs. If it `stays`, it never
+/// goes to swap where the kernel can do without.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn make<'a>(
+    source: &str,
+    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    stays: bool,
+    flags: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", source)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    if stays {
+        let _ = fsconfig_set_flag(&context, "noswap");
+    }
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }

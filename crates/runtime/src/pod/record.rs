@@ -419,7 +419,7 @@ impl PodPlace {
         names.filter_map(|name| name.to_str()?.parse().ok()).collect()
     }
 
-    /// Removes all files of the pod but its record.
+    /// Removes all files of the pod but its record. Its volumes must be gone: nothing is removed below where they were.
     ///
     /// # Errors
     /// What the file system says.
@@ -427,7 +427,16 @@ impl PodPlace {
         for index in self.containers() {
             remove_dir(&self.rootfs(index).layer)?;
         }
-        remove_dir(&self.run)
+        for part in [self.run.join(CONTAINERS), self.execs(), self.oci(), self.etc(), self.ns()] {
+            remove_dir(&part)?;
+        }
+        for removed in [fs::remove_file(self.keeper()), fs::remove_dir(&self.run)] {
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Log of one run of a container.

@@ -26,15 +26,15 @@ use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, symlinkat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+        MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount,
+        open_tree,
     },
     thread::UnshareFlags,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::cgroup::SeenGroup;
+use super::{cgroup::SeenGroup, memory};
 
 /// Name of the root file system.
 const ROOTFS: &str = "rootfs";
@@ -62,7 +62,7 @@ pub struct Scaffold {
 pub struct Tree {
     /// Its name there.
     pub name: String,
-    /// Where it is on the machine.
+    /// Where it is on the machine; of what is new, the name that it is shown by.
     pub source: PathBuf,
     /// What becomes of it.
     pub kind: TreeKind,
@@ -206,12 +206,8 @@ impl Scaffold {
         // SAFETY: it does not unshare descriptors, which is what is dangerous about the call; the process has one thread.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", "rik")?;
-        fsconfig_set_string(&context, "mode", "0755")?;
-        fsconfig_create(&context)?;
         let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+        let mount = memory::make("rik", [("mode", "0755")], false, flags)?;
         move_mount(&mount, "", CWD, &self.place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         Ok(mount)
     }
@@ -290,7 +286,7 @@ fn usual(
 
 fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
     if let TreeKind::Memory { options, directories } = &tree.kind {
-        let mount = in_memory(options, directories)?;
+        let mount = in_memory(&tree.source, options, directories)?;
         return userns::mapped(&mount, namespace).map(|()| mount);
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -298,26 +294,18 @@ fn take(tree: &Tree, namespace: &File) -> io::Result<OwnedFd> {
     match tree.kind {
         TreeKind::Plain | TreeKind::Memory { .. } => {}
         TreeKind::Mapped => userns::mapped(&mount, namespace)?,
-        TreeKind::Text => {
-            userns::mapped(&mount, namespace)?;
-            userns::inert(&mount)?;
-        }
+        TreeKind::Text => userns::mapped_inert(&mount, namespace)?,
         TreeKind::Group => userns::protected(&mount)?,
     }
     Ok(mount)
 }
 
-fn in_memory(options: &[String], directories: &BTreeSet<String>) -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "tmpfs")?;
-    for (key, value) in options.iter().filter_map(|option| option.split_once('=')) {
-        fsconfig_set_string(&context, key, value)?;
-    }
-    fsconfig_create(&context)?;
+fn in_memory(source: &Path, options: &[String], directories: &BTreeSet<String>) -> io::Result<OwnedFd> {
     let flags = MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    let options = options.iter().filter_map(|option| option.split_once('='));
+    let mount = memory::make(&source.to_string_lossy(), options, false, flags)?;
     directories.iter().try_for_each(|name| mkdirat(&mount, name, Mode::from_raw_mode(0o755)))?;
     Ok(mount)
 }

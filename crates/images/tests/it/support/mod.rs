@@ -8,7 +8,7 @@ pub(crate) mod tree;
 use std::error::Error;
 use std::future::Future;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use images::{ImageStore, Reference, RegistryConfig};
 
@@ -29,21 +29,14 @@ impl Drop for Scratch {
         for pod in std::fs::read_dir(self.path().join("pods")).into_iter().flatten().flatten() {
             let _ = rustix::mount::unmount(pod.path().join("rootfs"), rustix::mount::UnmountFlags::DETACH);
         }
-        // A store that is still noting what the disk has writes its list anew into what is being removed.
-        let deadline = Instant::now() + PATIENCE;
-        while std::fs::remove_dir_all(self.path()).is_err()
-            && self.path().exists()
-            && Instant::now() < deadline
-        {
-            std::thread::yield_now();
-        }
     }
 }
 
 /// A store in a directory of its own.
 pub(crate) struct Lab {
-    pub(crate) scratch: Scratch,
+    // Dropped first: nothing of the store writes from then on.
     pub(crate) store: ImageStore,
+    pub(crate) scratch: Scratch,
 }
 
 impl Lab {
